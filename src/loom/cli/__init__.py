@@ -1,0 +1,1 @@
+"""The commands: `loom`, and `loom-server` and `loom-worker` under the names HyperLoom's users know."""

@@ -1,0 +1,58 @@
+"""What server and worker have in common as processes: loop, log, signals."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
+
+import click
+
+from loom.errors import LoomException
+
+LOG_LEVELS: Final = ("debug", "info", "warning", "error")
+
+
+def set_up_log(level: str) -> None:
+    logging.basicConfig(
+        stream=sys.stderr, level=level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+
+
+def run_daemon(serve: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Run to the end; an error of the user's becomes one line and exit status 1."""
+    try:
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            runner.run(serve())
+    except LoomException as error:
+        raise click.ClickException(str(error)) from None
+    except KeyboardInterrupt:
+        pass
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop where it is installed: round trips cost about a third less."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop  # type: ignore[no-any-return,unused-ignore]
+
+
+def stop_on_signals(stop: Callable[[], None], until_stdin_closes: bool) -> None:
+    """Call `stop` on SIGTERM and SIGINT, and when standard input ends if that is asked for."""
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop)
+    if until_stdin_closes:
+
+        def on_stdin() -> None:
+            if not os.read(0, 4096):
+                loop.remove_reader(0)
+                stop()
+
+        loop.add_reader(0, on_stdin)

@@ -1,0 +1,44 @@
+"""`loom`: one command with verbs."""
+
+from __future__ import annotations
+
+import click
+
+from loom import __version__
+
+
+class _Lazy(click.Group):
+    """Verbs are imported when they are used: `loom --help` must not load an event loop."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return ["server", "stats", "worker"]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        match cmd_name:
+            case "server":
+                from loom.cli.server import main as server
+
+                return server
+            case "worker":
+                from loom.cli.worker import main as worker
+
+                return worker
+            case "stats":
+                from loom.cli.stats import stats
+
+                return stats
+        return None
+
+
+@click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="loom")
+def main() -> None:
+    """Loom runs large pipelines of interconnected tasks.
+
+    On one machine nothing needs to be started: `Client()` in a script brings its own server and worker. On several,
+    run `loom server` on one and `loom worker HOST PORT` on the others, then use `Client(HOST, PORT)`.
+    """
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+"""`loom-server`."""
+
+from __future__ import annotations
+
+import logging
+import socket
+
+import click
+
+from loom import __version__
+from loom.cli.daemon import LOG_LEVELS, run_daemon, set_up_log, stop_on_signals
+from loom.server.shell import ServerShell
+from loom.wire.keys import load_key
+
+_log = logging.getLogger("loom.server")
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "-p", "--port", default=9010, show_default=True, type=click.IntRange(0, 65535), help="TCP port; 0: any free one."
+)
+@click.option(
+    "--host",
+    default="127.0.0.1",
+    show_default=True,
+    help="Address to listen on. Anything but loopback needs --insecure.",
+)
+@click.option(
+    "--insecure",
+    is_flag=True,
+    help="Listen beyond loopback although links are not encrypted: the network sees data and results (never the key).",
+)
+@click.option("--debug", is_flag=True, help="Log everything (the same as --log-level debug).")
+@click.option("--log-level", default="info", show_default=True, type=click.Choice(LOG_LEVELS))
+@click.option("--listening-fd", type=int, hidden=True)
+@click.option("--until-stdin-closes", is_flag=True, hidden=True)
+@click.version_option(__version__, prog_name="loom-server")
+def main(
+    port: int,
+    host: str,
+    insecure: bool,
+    debug: bool,
+    log_level: str,
+    listening_fd: int | None,
+    until_stdin_closes: bool,
+) -> None:
+    """Run a Loom server: it takes plans from clients and schedules them on workers.
+
+    Start workers with `loom-worker HOST PORT`, connect with `Client(HOST, PORT)`. Whoever connects must have the same
+    key (~/.config/loom/key, made on first use; another file: LOOM_KEY_FILE). The server logs to stderr and runs until
+    SIGTERM, SIGINT or a client's terminate().
+    """
+    set_up_log("debug" if debug else log_level)
+    if host not in _LOOPBACK and not insecure:
+        raise click.UsageError(
+            f"--host {host} is not loopback, and links are not encrypted yet. On a network you trust, add --insecure."
+        )
+
+    async def serve() -> None:
+        shell = ServerShell(load_key())
+        sock = socket.socket(fileno=listening_fd) if listening_fd is not None else None
+        await shell.start(host, port, sock)
+        stop_on_signals(shell.stop, until_stdin_closes)
+        _log.info("listening on %s:%d", host, shell.port)
+        if insecure and host not in _LOOPBACK:
+            _log.warning("INSECURE: links on %s are not encrypted", host)
+        await shell.run()
+
+    run_daemon(serve)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,257 @@
+"""The client's one I/O thread: it owns the core, the link and the fetching; user threads post commands to it."""
+
+from __future__ import annotations
+
+import asyncio
+import mmap
+import os
+import secrets
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future as PromisedResult
+from typing import Final
+
+from loom.client.results import Results
+from loom.core.client import (
+    ClientCore,
+    ClientEvent,
+    Closed,
+    Connect,
+    Connected,
+    Disconnected,
+    FailedFutures,
+    Fetch,
+    FetchedDirectly,
+    FetchFailed,
+    FromServer,
+    Opened,
+    Ready,
+    RelayPiece,
+    ReleaseResults,
+    StatsCame,
+    Tick,
+    ToServer,
+    Undeliverable,
+)
+from loom.data.buffers import Segment
+from loom.errors import ClientClosed, ConnectError, ConnectionLost, LoomException
+from loom.ids import NUMBER_BITS, number_of
+from loom.messages import Message, ServerToClient
+from loom.net.link import Link, connect
+from loom.net.objects import ObjectFetcher
+from loom.wire.codec import Decoder
+
+_COLLECT_S: Final = 0.2  # how long a collected future may wait until the server hears of it
+_TOKEN_BYTES: Final = 16
+_CLOSE_S: Final = 5.0  # how long the server may take to acknowledge the end of a session
+
+
+class Engine:
+    """`collected` holds the numbers of futures that Python has collected; this thread releases them."""
+
+    def __init__(self, host: str, port: int, key: bytes, results: Results, collected: deque[int]) -> None:
+        self._host = host
+        self._port = port
+        self._key = key
+        self._results = results
+        self._collected = collected
+        self._core = ClientCore(secrets.token_bytes(_TOKEN_BYTES))
+        self._commands: deque[ClientEvent] = deque()
+        self._wake_due = False
+        self._events: list[ClientEvent] = []
+        self._turn_due = False
+        self._link: Link | None = None
+        self._relayed: dict[int, list[bytes]] = {}
+        self._stats: deque[PromisedResult[dict[str, int]]] = deque()
+        self._opened: PromisedResult[int] = PromisedResult()
+        self._first_error: LoomException | None = None
+        self.closed = threading.Event()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._run, name="loom-client", daemon=True)
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    # -- From user threads --------------------------------------------------------------------------------------------
+
+    def start(self, timeout_s: float) -> int:
+        """Connect and open a session; returns its number. Raises ConnectError and its kinds."""
+        self._timeout_s = timeout_s
+        self._thread.start()
+        return self._opened.result()
+
+    def post(self, command: ClientEvent) -> None:
+        self._commands.append(command)
+        if not self._wake_due:
+            self._wake_due = True
+            try:
+                self._loop.call_soon_threadsafe(self._turn)
+            except RuntimeError:  # the loop is closed
+                raise ClientClosed("the client is closed") from None
+
+    def ask_stats(self, ask: ClientEvent) -> dict[str, int]:
+        promised: PromisedResult[dict[str, int]] = PromisedResult()
+        self._stats.append(promised)
+        self.post(ask)
+        return promised.result()
+
+    def close(self, command: ClientEvent) -> None:
+        """Say goodbye and end the thread; returns when both are done."""
+        if not self.closed.is_set():
+            self.post(command)
+            self.closed.wait(_CLOSE_S)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+
+    # -- The thread ---------------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        self._fetcher = ObjectFetcher(self._key, _land, _adopt)
+        self._decoder = Decoder(ServerToClient)
+        self._connect_later(0.0, self._timeout_s)
+        self._loop.call_later(_COLLECT_S, self._collect)
+        try:
+            self._loop.run_forever()
+        finally:
+            self._fetcher.close()
+            if self._link is not None:
+                self._link.abort("the client is closed")
+            for task in self._tasks:
+                task.cancel()
+            self._loop.run_until_complete(asyncio.sleep(0))
+            self._loop.close()
+
+    def _collect(self) -> None:
+        if self._collected:
+            self._turn()
+        self._loop.call_later(_COLLECT_S, self._collect)
+
+    def _connect_later(self, delay_s: float, timeout_s: float) -> None:
+        task = self._loop.create_task(self._connect(delay_s, timeout_s))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _connect(self, delay_s: float, timeout_s: float) -> None:
+        await asyncio.sleep(delay_s)
+        try:
+            self._link = await connect(self._host, self._port, "client", self._key, self._decoder, self, timeout_s)
+        except ConnectError as error:
+            self._first_error = error
+            self._add(Disconnected(str(error)))
+        else:
+            self._add(Connected())
+
+    # -- The link -----------------------------------------------------------------------------------------------------
+
+    def on_messages(self, link: Link, messages: list[Message]) -> None:
+        self._add(FromServer(messages))
+
+    def on_closed(self, link: Link, reason: str) -> None:
+        if link is self._link:
+            self._link = None
+            self._add(Disconnected(reason))
+
+    def on_full(self, link: Link) -> None:
+        """Plans are in memory already; the transport keeps what the server does not take yet."""
+
+    def on_drained(self, link: Link) -> None:
+        """See on_full."""
+
+    # -- The turn -----------------------------------------------------------------------------------------------------
+
+    def _add(self, event: ClientEvent) -> None:
+        self._events.append(event)
+        if not self._turn_due:
+            self._turn_due = True
+            self._loop.call_soon(self._turn)
+
+    def _turn(self) -> None:
+        self._turn_due = self._wake_due = False
+        events, self._events = self._events, []
+        while self._commands:
+            events.append(self._commands.popleft())
+        collected = self._take_collected()
+        if collected:
+            events.append(ReleaseResults(collected))
+        for effect in self._core.step(events or [Tick()], time.monotonic()):
+            self._perform(effect)
+
+    def _take_collected(self) -> list[int]:
+        """Numbers of collected futures; after the commands, which may still need them."""
+        numbers = []
+        while self._collected:
+            numbers.append(self._collected.popleft())
+        self._results.forget(numbers)
+        return numbers
+
+    def _perform(self, effect: object) -> None:
+        match effect:
+            case ToServer():
+                if self._link is not None:
+                    self._link.send(effect.messages)
+            case Ready():
+                self._results.ready(effect.results)
+            case FailedFutures():
+                self._results.failed(effect.results)
+            case Fetch():
+                self._fetch(effect)
+            case RelayPiece():
+                self._on_relay_piece(effect)
+            case Undeliverable():
+                self._relayed.pop(effect.number, None)
+                self._results.undeliverable(effect.number, effect.reason)
+            case StatsCame():
+                if self._stats:
+                    self._stats.popleft().set_result(effect.values)
+            case Connect():
+                self._connect_later(effect.delay_s, self._timeout_s)
+            case Opened():
+                self._session = effect.session
+                self._opened.set_result(effect.session)
+            case Closed():
+                self._on_session_over(effect.reason)
+
+    def _on_session_over(self, reason: str) -> None:
+        error: LoomException = ConnectionLost(reason) if reason else ClientClosed("the client is closed")
+        if not self._opened.done():
+            self._opened.set_exception(self._first_error or ConnectError(reason))
+        for promised in self._stats:
+            promised.set_exception(error)
+        self._stats.clear()
+        self._results.broken(error)
+        self.closed.set()
+
+    # -- Objects ------------------------------------------------------------------------------------------------------
+
+    def _fetch(self, fetch: Fetch) -> None:
+        base = self._session << NUMBER_BITS
+
+        def done(object_id: int, found: bytes | tuple[bytes, list[Segment]] | None, reason: str) -> None:
+            number = number_of(object_id)
+            if found is None:
+                self._add(FetchFailed(number, reason))
+            else:
+                self._results.delivered(number, found)
+                self._add(FetchedDirectly(number))
+
+        self._fetcher.fetch(fetch.peer, [base | number for number in fetch.numbers], done)
+
+    def _on_relay_piece(self, piece: RelayPiece) -> None:
+        pieces = self._relayed.setdefault(piece.number, [])
+        pieces.append(piece.piece)
+        if piece.last:
+            whole = b"".join(self._relayed.pop(piece.number))
+            self._results.delivered(piece.number, (piece.header, [whole]) if piece.header else whole)
+
+
+def _land(size_bytes: int) -> tuple[memoryview, Callable[[], Segment]]:
+    buffer = memoryview(mmap.mmap(-1, size_bytes))
+    return buffer, lambda: buffer
+
+
+def _adopt(descriptor: int, size_bytes: int) -> Segment:
+    try:
+        return memoryview(mmap.mmap(descriptor, size_bytes, prot=mmap.PROT_READ))
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,70 @@
+"""A result that is being made, or waits at a worker to be fetched."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from loom.tasktypes.task import Reference
+
+if TYPE_CHECKING:
+    from loom.client.client import Client
+
+
+class Future(Reference):
+    """Stands for a submitted task; `Client.submit` makes them.
+
+    The result is kept on the workers as long as the future lives, and can be an input of later plans. It is given up
+    by `release`, `gather`, or when Python collects the future.
+    """
+
+    __slots__ = ("_client", "_released")
+
+    def __init__(self, client: Client, task_id: int) -> None:
+        self.task_id = task_id
+        self._client = client
+        self._released = False
+
+    def wait(self) -> None:
+        """Block until the task is finished. Raises TaskFailed if it failed."""
+        self._client.wait_one(self)
+
+    def fetch(self) -> object:
+        """Wait, then bring the result here; it stays on the workers too."""
+        return self._client.fetch_one(self)
+
+    def gather(self) -> object:
+        """`fetch`, then `release`."""
+        return self._client.gather_one(self)
+
+    def release(self) -> None:
+        """Give the result up; an unfinished task is stopped unless somebody else needs it. Twice is once."""
+        self._client.release_one(self)
+
+    def finished(self) -> bool:
+        """Whether the task is over, well or not."""
+        return not self._released and self._client._results.is_over(self.task_id)
+
+    def running(self) -> bool:
+        """Whether the task is still to be finished."""
+        return not self._released and not self._client._results.is_over(self.task_id)
+
+    def released(self) -> bool:
+        return self._released
+
+    def active(self) -> bool:
+        """Whether it has or will have a result: neither failed nor released."""
+        return not self._released and self._client._results.failure(self.task_id) is None
+
+    def __del__(self) -> None:
+        # Only an append: this may run in any thread, between any two instructions, at interpreter exit.
+        if not getattr(self, "_released", True):
+            self._client._collected.append(self.task_id)
+
+    def __repr__(self) -> str:
+        if self._released:
+            state = "released"
+        elif self._client._results.failure(self.task_id) is not None:
+            state = "failed"
+        else:
+            state = "finished" if self.finished() else "running"
+        return f"<Future of task {self.task_id}: {state}>"

@@ -1,0 +1,194 @@
+"""What the I/O thread knows of results, and how user threads wait for it."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Iterable, Sequence
+from typing import Final, TypeAlias
+
+from loom.data.buffers import Segment
+from loom.errors import LoomException, ObjectLost, TaskFailed
+from loom.messages import FailedResult, ReadyResult
+
+Payload: TypeAlias = bytes | tuple[bytes, list[Segment]]  # a packed object, or header and segments
+
+
+class _Held:
+    """Finished, the object is at a worker."""
+
+
+_HELD: Final = _Held()
+
+_Entry: TypeAlias = bytes | _Held | TaskFailed | None  # None: not finished
+
+
+class Watcher:
+    """Collects which of some results are over, in the order in which they become so."""
+
+    def __init__(self, numbers: Iterable[int]) -> None:
+        self.pending = set(numbers)
+        self.over: deque[int] = deque()
+
+
+class Ticket:
+    """One fetch: payloads come in until none is missing."""
+
+    def __init__(self, numbers: Iterable[int]) -> None:
+        self.missing = set(numbers)
+        self.payloads: dict[int, Payload] = {}
+        self.error: LoomException | None = None
+
+
+class Results:
+    """Shared by all threads of a client; every method takes its lock."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+        self._entries: dict[int, _Entry] = {}
+        self._n_failed = 0
+        self._watchers: list[Watcher] = []
+        self._tickets: list[Ticket] = []
+        self._broken: LoomException | None = None
+
+    # -- From the I/O thread ------------------------------------------------------------------------------------------
+
+    def ready(self, results: Sequence[ReadyResult]) -> None:
+        with self._lock:
+            entries = self._entries
+            for result in results:
+                number = result.number
+                if number in entries:
+                    entries[number] = _HELD if result.packed is None else result.packed
+            self._tell_watchers([result.number for result in results])
+            self._changed.notify_all()
+
+    def failed(self, results: Sequence[FailedResult]) -> None:
+        with self._lock:
+            for result in results:
+                if result.number in self._entries:
+                    self._entries[result.number] = TaskFailed(result.task, result.worker, result.error)
+                    self._n_failed += 1
+            self._tell_watchers([result.number for result in results])
+            self._changed.notify_all()
+
+    def _tell_watchers(self, numbers: list[int]) -> None:
+        for watcher in self._watchers:
+            for number in numbers:
+                if number in watcher.pending:
+                    watcher.pending.discard(number)
+                    watcher.over.append(number)
+
+    def delivered(self, number: int, payload: Payload) -> None:
+        with self._lock:
+            for ticket in self._tickets:
+                if number in ticket.missing:
+                    ticket.missing.discard(number)
+                    ticket.payloads[number] = payload
+            self._changed.notify_all()
+
+    def undeliverable(self, number: int, reason: str) -> None:
+        with self._lock:
+            for ticket in self._tickets:
+                if number in ticket.missing:
+                    ticket.error = ObjectLost(f"the result of task {number} could not be brought here: {reason}")
+            self._changed.notify_all()
+
+    def broken(self, error: LoomException) -> None:
+        """Nothing comes any more: everybody who waits is told."""
+        with self._lock:
+            self._broken = error
+            self._changed.notify_all()
+
+    # -- From user threads --------------------------------------------------------------------------------------------
+
+    def expect(self, numbers: Iterable[int]) -> None:
+        with self._lock:
+            self._entries.update(dict.fromkeys(numbers))
+
+    def forget(self, numbers: Iterable[int]) -> None:
+        with self._lock:
+            for number in numbers:
+                self._entries.pop(number, None)
+
+    def is_over(self, number: int) -> bool:
+        return self._entries.get(number) is not None
+
+    def failure(self, number: int) -> TaskFailed | None:
+        entry = self._entries.get(number)
+        return entry if isinstance(entry, TaskFailed) else None
+
+    def wait(self, numbers: Sequence[int]) -> None:
+        """Until all are finished; raises as soon as one has failed."""
+        with self._lock:
+            position = 0
+            failures_seen = -1
+            while True:
+                if self._n_failed != failures_seen:
+                    failures_seen = self._n_failed
+                    for number in numbers:
+                        entry = self._entries.get(number)
+                        if isinstance(entry, TaskFailed):
+                            raise _again(entry)
+                while position < len(numbers) and self._entries.get(numbers[position]) is not None:
+                    position += 1
+                if position == len(numbers):
+                    return
+                self._wait()
+
+    def _wait(self) -> None:
+        if self._broken is not None:
+            raise self._broken
+        self._changed.wait()
+
+    def local(self, number: int) -> bytes | None:
+        """The packed object where it came with the news; None where it has to be fetched."""
+        entry = self._entries.get(number)
+        return entry if isinstance(entry, bytes) else None
+
+    def watch(self, numbers: Sequence[int]) -> Watcher:
+        with self._lock:
+            watcher = Watcher(numbers)
+            for number in numbers:
+                if self._entries.get(number) is not None and number in watcher.pending:
+                    watcher.pending.discard(number)
+                    watcher.over.append(number)
+            self._watchers.append(watcher)
+            return watcher
+
+    def next_over(self, watcher: Watcher) -> int | None:
+        """The next result that is over; None when all have been given."""
+        with self._lock:
+            while not watcher.over:
+                if not watcher.pending:
+                    return None
+                self._wait()
+            return watcher.over.popleft()
+
+    def unwatch(self, watcher: Watcher) -> None:
+        with self._lock:
+            self._watchers.remove(watcher)
+
+    def ticket(self, numbers: Iterable[int]) -> Ticket:
+        with self._lock:
+            ticket = Ticket(numbers)
+            self._tickets.append(ticket)
+            return ticket
+
+    def redeem(self, ticket: Ticket) -> dict[int, Payload]:
+        """Wait for everything on a ticket."""
+        with self._lock:
+            try:
+                while ticket.missing:
+                    if ticket.error is not None:
+                        raise ticket.error
+                    self._wait()
+            finally:
+                self._tickets.remove(ticket)
+            return ticket.payloads
+
+
+def _again(failure: TaskFailed) -> TaskFailed:
+    """A fresh exception: one that is raised twice would collect tracebacks."""
+    return TaskFailed(failure.id, failure.worker, failure.error_msg)

@@ -1,0 +1,404 @@
+"""The client's brain: commands that reach the server exactly once, results and where they are, fetching with retries.
+
+Everything about threads, sockets and unpacking is the shell's. Commands carry sequence numbers; those not yet
+acknowledged are said again after a reconnect, and the server applies each once.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Final
+
+from msgspec import Struct
+
+from loom.core.columns import ids_column
+from loom.errors import ProtocolError
+from loom.limits import CLIENT_CREDIT_BYTES, RECONNECT_PAUSE_MAX_S, RECONNECT_PAUSE_S, SESSION_GRACE_S
+from loom.messages import (
+    Acked,
+    CloseSession,
+    FailedResult,
+    GetStats,
+    LocateResult,
+    Message,
+    OpenSession,
+    PeerAddress,
+    PlanChunk,
+    ReadyResult,
+    RelayedObject,
+    RelayFetch,
+    Release,
+    ResultsFailed,
+    ResultsReady,
+    ResumeSession,
+    SessionOpened,
+    SessionRefused,
+    Stats,
+    SubmitChunk,
+    Terminate,
+)
+
+_DIRECT_TRIES: Final = 2  # holders asked directly before the object is relayed by the server
+_RELAY_TRIES: Final = 5
+
+
+# -- Events -----------------------------------------------------------------------------------------------------------
+
+
+class Connected(Struct, gc=False):
+    """A link to the server is up (the first or another one)."""
+
+
+class Disconnected(Struct, gc=False):
+    """The link broke, or an attempt to connect failed."""
+
+    reason: str
+
+
+class FromServer(Struct, gc=False):
+    messages: list[Message]
+
+
+class Submit(Struct, gc=False):
+    chunk: PlanChunk
+
+
+class ReleaseResults(Struct, gc=False):
+    numbers: list[int]
+
+
+class FetchResults(Struct, gc=False):
+    """Bring the objects of finished results here; each is answered once by Delivered or Undeliverable."""
+
+    numbers: list[int]
+
+
+class AskStats(Struct, gc=False):
+    pass
+
+
+class Close(Struct, gc=False):
+    terminate: bool
+
+
+class FetchedDirectly(Struct, gc=False):
+    """The shell has the object of a Fetch effect."""
+
+    number: int
+
+
+class FetchFailed(Struct, gc=False):
+    number: int
+    reason: str
+
+
+class Tick(Struct, gc=False):
+    pass
+
+
+ClientEvent = (
+    Connected
+    | Disconnected
+    | FromServer
+    | Submit
+    | ReleaseResults
+    | FetchResults
+    | AskStats
+    | Close
+    | FetchedDirectly
+    | FetchFailed
+    | Tick
+)
+
+
+# -- Effects ----------------------------------------------------------------------------------------------------------
+
+
+class ToServer(Struct, gc=False):
+    messages: list[Message]
+
+
+class Ready(Struct, gc=False):
+    """These results are finished (again: at another worker, where they were before)."""
+
+    results: list[ReadyResult]
+
+
+class FailedFutures(Struct, gc=False):
+    results: list[FailedResult]
+
+
+class Fetch(Struct, gc=False):
+    peer: PeerAddress
+    numbers: list[int]
+
+
+class RelayPiece(Struct, gc=False):
+    """Part of an object that comes through the server; the last one completes it."""
+
+    number: int
+    header: bytes
+    piece: bytes
+    last: bool
+
+
+class Undeliverable(Struct, gc=False):
+    number: int
+    reason: str
+
+
+class StatsCame(Struct, gc=False):
+    values: dict[str, int]
+
+
+class Connect(Struct, gc=False):
+    """Open a new link after this pause."""
+
+    delay_s: float
+
+
+class Opened(Struct, gc=False):
+    session: int
+
+
+class Closed(Struct, gc=False):
+    """The session is over; `reason` is empty when that was asked for."""
+
+    reason: str
+
+
+ClientEffect = (
+    ToServer | Ready | FailedFutures | Fetch | RelayPiece | Undeliverable | StatsCame | Connect | Opened | Closed
+)
+
+
+class _Fetching:
+    """How often an object was asked for; `located` while the server looks for its holder."""
+
+    __slots__ = ("direct", "located", "relayed")
+
+    def __init__(self) -> None:
+        self.direct = 0
+        self.relayed = 0
+        self.located = False
+
+
+class ClientCore:
+    """`token` is the session's secret: random, from the shell."""
+
+    def __init__(self, token: bytes) -> None:
+        self.token = token
+        self.session: int | None = None
+        self.connected = False
+        self.closed = False
+        self.holders: dict[int, int] = {}  # finished results that are not here -> worker
+        self.inlined: dict[int, int] = {}  # results that came inside ResultsReady -> bytes of credit
+        self.fetching: dict[int, _Fetching] = {}
+        self._peers: dict[int, PeerAddress] = {}
+        self._next_seq = 1
+        self._unacked: deque[Message] = deque()
+        self._lost_at: float | None = None
+        self._pause_s = RECONNECT_PAUSE_S
+        self._closing = 0  # seq of the closing command
+        self._to_server: list[Message] = []
+        self._effects: list[ClientEffect] = []
+        self._fetches: dict[int, list[int]] = {}
+        self._now = 0.0
+
+    def step(self, events: list[ClientEvent], now: float) -> list[ClientEffect]:
+        self._now = now
+        for event in events:
+            if self.closed:
+                break
+            match event:
+                case FromServer():
+                    for message in event.messages:
+                        self._on_message(message)
+                case Submit():
+                    self._command(SubmitChunk(self._take_seq(), event.chunk))
+                case ReleaseResults():
+                    self._on_release(event.numbers)
+                case FetchResults():
+                    for number in event.numbers:
+                        self._on_fetch(number)
+                case FetchedDirectly():
+                    self.fetching.pop(event.number, None)
+                case FetchFailed():
+                    self._on_fetch_failed(event.number, event.reason)
+                case AskStats():
+                    self._command(GetStats(self._take_seq()))
+                case Close():
+                    self._on_close(event.terminate)
+                case Connected():
+                    self._on_connected()
+                case Disconnected():
+                    self._on_disconnected(event.reason)
+                case Tick():
+                    pass
+        effects, self._effects = self._effects, []
+        if self._to_server:
+            if self.connected and not self.closed:
+                effects.insert(0, ToServer(self._to_server))
+            self._to_server = []
+        effects += [Fetch(self._peers[worker], numbers) for worker, numbers in self._fetches.items()]
+        self._fetches.clear()
+        return effects
+
+    # -- Commands -----------------------------------------------------------------------------------------------------
+
+    def _take_seq(self) -> int:
+        seq = self._next_seq
+        self._next_seq += 1
+        return seq
+
+    def _command(self, message: Message) -> None:
+        self._unacked.append(message)
+        if self.connected and self.session is not None:
+            self._to_server.append(message)
+
+    def _on_release(self, numbers: list[int]) -> None:
+        credit_bytes = 0
+        for number in numbers:
+            credit_bytes += self.inlined.pop(number, 0)
+            self.holders.pop(number, None)
+            self.fetching.pop(number, None)
+        self._command(Release(self._take_seq(), ids_column(numbers), credit_bytes))
+
+    def _on_close(self, terminate: bool) -> None:
+        seq = self._closing = self._take_seq()
+        self._command(Terminate(seq) if terminate else CloseSession(seq))
+        if not self.connected:
+            self._end("")
+
+    def _end(self, reason: str) -> None:
+        self.closed = True
+        self._effects.append(Closed(reason))
+
+    # -- The link -----------------------------------------------------------------------------------------------------
+
+    def _on_connected(self) -> None:
+        self.connected = True
+        if self.session is None:
+            self._to_server.append(OpenSession(self.token, CLIENT_CREDIT_BYTES))
+        else:
+            credit_bytes = max(0, CLIENT_CREDIT_BYTES - sum(self.inlined.values()))
+            self._to_server.append(ResumeSession(self.session, self.token, credit_bytes))
+
+    def _on_disconnected(self, reason: str) -> None:
+        self.connected = False
+        self._to_server.clear()
+        if self._closing or self.session is None:
+            self._end("" if self._closing else reason)
+            return
+        if self._lost_at is None:
+            self._lost_at = self._now
+        if self._now - self._lost_at > SESSION_GRACE_S:
+            self._end(f"the connection to the server was lost and did not come back: {reason}")
+            return
+        self._effects.append(Connect(self._pause_s))
+        self._pause_s = min(2 * self._pause_s, RECONNECT_PAUSE_MAX_S)
+
+    def _on_message(self, message: Message) -> None:
+        match message:
+            case ResultsReady():
+                self._on_results_ready(message)
+            case ResultsFailed():
+                for failed in message.results:
+                    if self.fetching.pop(failed.number, None) is not None:
+                        self._effects.append(Undeliverable(failed.number, failed.error))
+                self._effects.append(FailedFutures(message.results))
+            case Acked():
+                self._on_acked(message.seq)
+            case RelayedObject():
+                self._on_relayed(message)
+            case Stats():
+                self._effects.append(StatsCame(message.values))
+            case SessionOpened():
+                self._on_session_opened(message)
+            case SessionRefused():
+                self._end(message.reason)
+            case _:
+                raise ProtocolError(f"the server sent {type(message).__name__}")
+
+    def _on_session_opened(self, message: SessionOpened) -> None:
+        first = self.session is None
+        self.session = message.session
+        self._lost_at = None
+        self._pause_s = RECONNECT_PAUSE_S
+        self._to_server += self._unacked
+        if first:
+            self._effects.append(Opened(message.session))
+        else:  # relays and searches under way were lost with the link
+            for number, fetching in self.fetching.items():
+                if fetching.located or fetching.relayed:
+                    fetching.located = True
+                    self._command(LocateResult(self._take_seq(), number))
+
+    def _on_acked(self, seq: int) -> None:
+        unacked = self._unacked
+        while unacked and unacked[0].seq <= seq:  # type: ignore[attr-defined]  # every command has one
+            unacked.popleft()
+        if self._closing and seq >= self._closing:
+            self._end("")
+
+    # -- Results ------------------------------------------------------------------------------------------------------
+
+    def _on_results_ready(self, message: ResultsReady) -> None:
+        for peer in message.peers:
+            self._peers[peer.worker] = peer
+        for result in message.results:
+            number = result.number
+            if result.packed is not None:
+                self.inlined[number] = len(result.packed)
+                self.holders.pop(number, None)
+                self.fetching.pop(number, None)
+            else:
+                if result.worker not in self._peers:
+                    raise ProtocolError(f"the server named worker {result.worker} without its address")
+                if number in self.inlined:
+                    continue
+                self.holders[number] = result.worker
+                fetching = self.fetching.get(number)
+                if fetching is not None and fetching.located:
+                    fetching.located = False
+                    self._fetch(number, fetching)
+        self._effects.append(Ready(message.results))
+
+    def _on_fetch(self, number: int) -> None:
+        if number in self.fetching:
+            return
+        if number not in self.holders:
+            self._effects.append(Undeliverable(number, "the result was released or is not finished"))
+            return
+        fetching = self.fetching[number] = _Fetching()
+        self._fetch(number, fetching)
+
+    def _fetch(self, number: int, fetching: _Fetching) -> None:
+        if fetching.direct < _DIRECT_TRIES:
+            fetching.direct += 1
+            self._fetches.setdefault(self.holders[number], []).append(number)
+        else:
+            fetching.relayed += 1
+            self._command(RelayFetch(self._take_seq(), number))
+
+    def _on_fetch_failed(self, number: int, reason: str) -> None:
+        """Ask the server who holds it now; it is computed again where it was lost."""
+        fetching = self.fetching.get(number)
+        if fetching is None:
+            return
+        if fetching.relayed >= _RELAY_TRIES:
+            del self.fetching[number]
+            self._effects.append(Undeliverable(number, reason))
+            return
+        fetching.located = True
+        self._command(LocateResult(self._take_seq(), number))
+
+    def _on_relayed(self, message: RelayedObject) -> None:
+        if message.number not in self.fetching:
+            return
+        if message.error:
+            self._on_fetch_failed(message.number, message.error)
+            return
+        if message.last:
+            del self.fetching[message.number]
+        self._effects.append(RelayPiece(message.number, message.header, message.piece, message.last))

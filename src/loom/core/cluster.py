@@ -1,0 +1,131 @@
+"""What the server knows of a worker: what it has, what it was given."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Final
+
+from loom.core.kinds import WORKER_WINDOW_US
+from loom.messages import PeerAddress, RegisterWorker
+
+if TYPE_CHECKING:
+    from loom.core.kinds import Kind
+    from loom.core.node import Node
+    from loom.core.session import Session
+
+LIGHT_WINDOW_TASKS: Final = 4096  # most light tasks ahead at one worker, however short
+
+
+class Worker:
+    """A registered worker. `loads` counts what is assigned to it; the figures below are derived by `refresh`."""
+
+    __slots__ = (
+        "address",
+        "ahead",
+        "ask_after",
+        "asked",
+        "backlog_us",
+        "busy_cpus",
+        "cpus",
+        "full",
+        "id",
+        "kinds_told",
+        "light_us",
+        "link",
+        "loads",
+        "n_light",
+        "n_tasks",
+        "name",
+        "nothing_to_give",
+        "peers_told",
+    )
+
+    def __init__(self, id: int, link: int, register: RegisterWorker) -> None:
+        self.id = id
+        self.link = link
+        self.name = register.name
+        self.cpus = register.cpus
+        self.address = PeerAddress(id, register.name, register.host, register.port, register.handover)
+        self.loads: dict[Session, dict[Kind, int]] = {}
+        self.ahead: deque[Node] = deque()  # waiting tasks whose missing inputs were all given to this worker
+        self.full = False  # its link is above the high-water mark
+        self.kinds_told: set[int] = set()
+        self.peers_told: set[int] = set()
+        self.asked = False  # it was asked to give work back and has not answered
+        self.ask_after = 0.0
+        self.nothing_to_give = 0  # how often in a row it had nothing
+        self.backlog_us = 0
+        self.busy_cpus = 0
+        self.light_us = 0
+        self.n_light = 0
+        self.n_tasks = 0
+
+    def __repr__(self) -> str:
+        return f"<worker {self.id} {self.name}>"
+
+    def refresh(self) -> None:
+        """Derive the figures from `loads`; O(kinds)."""
+        backlog_us = light_us = busy_cpus = n_light = n_tasks = 0
+        for load in self.loads.values():
+            for kind, count in load.items():
+                if kind.cpus:
+                    n_tasks += count
+                    busy_cpus += kind.cpus * count
+                    backlog_us += kind.estimate_us * kind.cpus * count
+                else:
+                    n_light += count
+                    light_us += kind.estimate_us * count
+        self.backlog_us, self.light_us, self.busy_cpus = backlog_us, light_us, busy_cpus
+        self.n_light, self.n_tasks = n_light, n_tasks
+
+    def add(self, session: Session, kind: Kind) -> None:
+        load = self.loads.get(session)
+        if load is None:
+            load = self.loads[session] = {}
+        load[kind] = load.get(kind, 0) + 1
+        if kind.cpus:
+            self.n_tasks += 1
+            self.busy_cpus += kind.cpus
+            self.backlog_us += kind.estimate_us * kind.cpus
+        else:
+            self.n_light += 1
+            self.light_us += kind.estimate_us
+
+    def remove(self, session: Session, kind: Kind) -> None:
+        load = self.loads[session]
+        count = load[kind] - 1
+        if count:
+            load[kind] = count
+        else:
+            del load[kind]
+            if not load:
+                del self.loads[session]
+
+    def can_take(self, kind: Kind) -> bool:
+        """Whether one more task of this kind may be sent now: a free core, or room in the window of time."""
+        if self.full:
+            return False
+        if not kind.cpus:
+            return self.n_light == 0 or (
+                self.n_light < LIGHT_WINDOW_TASKS and self.light_us + kind.estimate_us <= WORKER_WINDOW_US
+            )
+        if kind.cpus > self.cpus:
+            return False
+        return (
+            self.busy_cpus + kind.cpus <= self.cpus
+            or self.backlog_us + kind.estimate_us * kind.cpus <= WORKER_WINDOW_US * self.cpus
+        )
+
+    @property
+    def open(self) -> bool:
+        """Whether it may take some task at all."""
+        return not self.full and (
+            self.busy_cpus < self.cpus
+            or self.backlog_us < WORKER_WINDOW_US * self.cpus
+            or (self.n_light < LIGHT_WINDOW_TASKS and self.light_us < WORKER_WINDOW_US)
+        )
+
+    @property
+    def idle(self) -> bool:
+        """Whether some core has nothing to do, as far as the server knows."""
+        return not self.full and self.busy_cpus < self.cpus

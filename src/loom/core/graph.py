@@ -1,0 +1,464 @@
+"""The graph of all tasks in the server: what is needed, what can run, what can go.
+
+Decides nothing about where tasks run and knows no messages but the plan's; what others must do about a change stands
+in its outboxes (`to_drop`, `to_cancel`, `to_recall`, the sessions' lists of news), which the server core empties each
+turn. Nothing here recurses: plans are deeper than the stack.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+from loom.core import states
+from loom.core.cluster import Worker
+from loom.core.columns import column
+from loom.core.kinds import Kind
+from loom.core.node import INLINED, LISTED, RECALLED, WANTED, Chunk, Node
+from loom.core.session import Failure, Session
+from loom.errors import ProtocolError
+from loom.limits import MAX_CHUNK_TASKS
+from loom.messages import RESULT, FailedResult, PlanChunk
+from loom.resources import Request
+
+KindOf = Callable[[str, str, Request], Kind]
+
+_AHEAD_UNMET: Final = 8  # tasks with more missing inputs than this are not looked at for sending ahead,
+_AHEAD_INPUTS: Final = 32  # nor those with more inputs,
+_AHEAD_CONSUMERS: Final = 64  # nor more consumers of one task than these: each look costs O(inputs)
+
+
+class Graph:
+    def __init__(self) -> None:
+        self.sessions: dict[int, Session] = {}
+        self.to_drop: list[tuple[Worker, int]] = []
+        self.to_cancel: list[tuple[Worker, int]] = []
+        self.to_recall: list[tuple[Worker, int]] = []
+        self.touched: dict[Worker, None] = {}  # workers whose loads have changed
+        self.n_finished = 0  # tasks whose object is held somewhere
+
+    # -- Plans --------------------------------------------------------------------------------------------------------
+
+    def add_chunk(self, session: Session, plan: PlanChunk, kind_of: KindOf) -> Node:
+        """Take a chunk in and return its last task; ProtocolError leaves the session unusable (its link is cut)."""
+        chunk = Chunk(plan)
+        rows = len(chunk)
+        if rows > MAX_CHUNK_TASKS:
+            raise ProtocolError(f"a plan chunk of {rows} tasks (limit {MAX_CHUNK_TASKS})")
+        columns = [column(c, "H").tolist() for c in (plan.symbol_of, plan.label_of, plan.request_of)]
+        consumers = column(plan.consumers, "I").tolist()
+        flags = plan.flags
+        if {*map(len, columns), len(consumers), len(flags)} != {rows}:
+            raise ProtocolError("a plan chunk's columns differ in length")
+        try:
+            kinds = {
+                key: kind_of(plan.symbols[key[0]], plan.labels[key[1]], plan.requests[key[2]])
+                for key in dict.fromkeys(zip(*columns, strict=True))
+            }
+        except IndexError:
+            raise ProtocolError("a plan chunk refers past one of its tables") from None
+        ends, numbers = chunk.input_ends.tolist(), chunk.inputs.tolist()
+        number, start = plan.first, 0
+        last_inputs: list[int] | None = None
+        inputs: tuple[Node, ...] = ()
+        for row, key in enumerate(zip(*columns, strict=True)):
+            own = numbers[start : ends[row]]
+            if own != last_inputs:
+                inputs = self._find_inputs(session, own, number)
+                last_inputs = own
+            start = ends[row]
+            node = Node(session, number, chunk, kinds[key], inputs, consumers[row])
+            if flags[row] & RESULT:
+                node.flags = WANTED
+            session.put(node)
+            self._connect(node, plan.plan_first)
+            number += 1
+        return node
+
+    def _find_inputs(self, session: Session, numbers: list[int], below: int) -> tuple[Node, ...]:
+        found = []
+        for number in dict.fromkeys(numbers) if len(numbers) > 1 else numbers:
+            node = session.find(number) if number < below else None
+            if node is None:
+                raise ProtocolError(f"task {below} has an input {number} that is not there")
+            found.append(node)
+        return tuple(found)
+
+    def _connect(self, node: Node, plan_first: int) -> None:
+        """Make a new task known to its inputs and find its first state."""
+        failure: Failure | None = None
+        unmet = 0
+        lost: list[Node] = []
+        for source in node.inputs:
+            if source.number < plan_first:
+                source.n_pending += 1
+                source.n_children += 1
+            state = source.state
+            if state == states.FINISHED:
+                continue
+            if state == states.FAILED:
+                failure = failure or source.session.failures[source.number]
+                continue
+            unmet += 1
+            if source.consumers is None:
+                source.consumers = [node]
+            else:
+                source.consumers.append(node)
+            if state == states.DROPPED:
+                lost.append(source)
+        node.n_unmet = unmet
+        if failure is not None:
+            self.fail(node, failure)
+            return
+        for source in lost:
+            self.need(source)
+        if unmet == 0:
+            self._make_ready(node)
+        elif node.state == states.WAITING:
+            self.look_ahead(node)
+
+    def redirect(self, node: Node, plan: PlanChunk, kind_of: KindOf, alias: Kind) -> None:
+        """Put `plan` in the place of `node`, which becomes an alias of the plan's last task."""
+        old_inputs = node.inputs
+        target = self.add_chunk(node.session, plan, kind_of)
+        target.n_pending += 1
+        target.n_children += 1
+        self._take_back(node)
+        node.move(states.WAITING)
+        self._consumers_come_back(node)
+        for source in old_inputs:  # it may have begun before one of them was lost
+            if source.consumers is not None and node in source.consumers:
+                source.consumers.remove(node)
+        number = target.number.to_bytes(8, "little")
+        one = (1).to_bytes(4, "little")
+        level = node.level().to_bytes(4, "little")
+        node.chunk = Chunk(
+            PlanChunk(node.number, node.number, [], [], [], b"", b"", b"", b"", level, b"", one, number, bytes(4), b"")
+        )
+        node.kind = alias
+        node.inputs = (target,)
+        for source in old_inputs:
+            source.n_pending -= 1
+            source.n_children -= 1
+        self._await_inputs(node)
+        for source in old_inputs:
+            self.let_go(source)
+
+    # -- Progress -----------------------------------------------------------------------------------------------------
+
+    def _make_ready(self, node: Node) -> None:
+        node.move(states.READY)
+        node.session.push_ready(node)
+
+    def assign(self, node: Node, worker: Worker) -> None:
+        node.move(states.ASSIGNED)
+        node.worker = worker
+        node.attempt += 1
+        worker.add(node.session, node.kind)
+        node.session.used_us += node.kind.estimate_us * node.kind.cpus
+        consumers = node.consumers
+        if consumers is not None:
+            for consumer in consumers[:_AHEAD_CONSUMERS]:
+                self.look_ahead(consumer)
+
+    def look_ahead(self, node: Node) -> None:
+        """Queue a waiting task at the worker that makes all its missing inputs, if there is one."""
+        if node.state != states.WAITING or node.n_unmet > _AHEAD_UNMET or len(node.inputs) > _AHEAD_INPUTS:
+            return
+        worker = self.maker_of_missing(node)
+        if worker is not None and node.kind.cpus <= worker.cpus:
+            worker.ahead.append(node)
+            self.touched[worker] = None
+
+    @staticmethod
+    def maker_of_missing(node: Node) -> Worker | None:
+        """The one worker to which all missing inputs are assigned."""
+        worker = None
+        for source in node.inputs:
+            if source.state == states.FINISHED:
+                continue
+            if source.state != states.ASSIGNED or source.flags & RECALLED or worker not in (None, source.worker):
+                return None
+            worker = source.worker
+        return worker
+
+    def finish(self, node: Node, size_bytes: int, packed: bytes | None) -> None:
+        """The worker that `node` is assigned to has made its object.
+
+        A recalled task may have had all its inputs although one has been lost since.
+        """
+        node.move(states.FINISHED)
+        node.size_bytes = size_bytes
+        self.n_finished += 1
+        worker = node.worker
+        assert worker is not None
+        worker.remove(node.session, node.kind)
+        self.touched[worker] = None
+        consumers, node.consumers = node.consumers, None
+        if consumers is not None:
+            for consumer in consumers:
+                if consumer.state > states.ASSIGNED:
+                    continue
+                consumer.n_unmet -= 1
+                if consumer.state == states.WAITING:
+                    if consumer.n_unmet == 0:
+                        self._make_ready(consumer)
+                    else:
+                        self.look_ahead(consumer)
+        flags = node.flags
+        if flags & RECALLED:
+            node.flags = flags & ~RECALLED | (LISTED if node.n_unmet else 0)
+        if flags & (WANTED | INLINED) == WANTED:
+            session = node.session
+            keep = session.link is not None and not session.full  # else the client fetches it later
+            session.results_to_tell.append((node, packed if keep else None))
+        for source in node.inputs:
+            source.n_pending -= 1
+            if not source.n_pending:
+                self.let_go(source)
+        if not node.n_pending:
+            self.let_go(node)
+
+    def _take_back(self, node: Node) -> None:
+        """Undo an assignment in the books; the state is the caller's to set."""
+        worker = node.worker
+        assert worker is not None
+        assert node.state == states.ASSIGNED
+        worker.remove(node.session, node.kind)
+        self.touched[worker] = None
+        node.worker = None
+        node.flags &= ~RECALLED
+
+    def give_back(self, node: Node) -> None:
+        """The task was not started by its worker and is no longer that worker's."""
+        self._take_back(node)
+        self._consumers_come_back(node)
+        if node.n_unmet:
+            node.move(states.WAITING)
+            self.look_ahead(node)
+        else:
+            self._make_ready(node)
+
+    @staticmethod
+    def _consumers_come_back(node: Node) -> None:
+        """Mark what was sent ahead on `node`, which its worker will not make: unasked, the worker gives it back."""
+        for consumer in node.consumers or ():
+            if consumer.state == states.ASSIGNED:
+                consumer.flags |= RECALLED
+
+    # -- Failure ------------------------------------------------------------------------------------------------------
+
+    def fail(self, node: Node, failure: Failure) -> None:
+        """Fail a task and everything that depends on it."""
+        stack = [node]
+        settled: list[Node] = []
+        while stack:
+            node = stack.pop()
+            if node.state > states.ASSIGNED:
+                continue
+            if node.state == states.ASSIGNED:
+                if settled and node.worker is not None:  # the first one's worker said so itself
+                    self.to_cancel.append((node.worker, node.id))
+                self._take_back(node)
+            node.move(states.FAILED)
+            node.session.failures[node.number] = failure
+            if node.flags & (WANTED | INLINED) == WANTED:
+                self._tell_failure(node, failure)
+            if node.consumers is not None:
+                stack.extend(node.consumers)
+                node.consumers = None
+            settled.append(node)
+        for node in settled:
+            for source in node.inputs:
+                source.n_pending -= 1
+        for node in settled:
+            for source in node.inputs:
+                self.let_go(source)
+            self.let_go(node)
+
+    @staticmethod
+    def _tell_failure(node: Node, failure: Failure) -> None:
+        node.session.failures_to_tell.append(FailedResult(node.number, failure.task, failure.worker, failure.error))
+
+    # -- Letting go ---------------------------------------------------------------------------------------------------
+
+    def release(self, node: Node) -> None:
+        """The client has given the result up."""
+        node.flags &= ~(WANTED | INLINED)
+        self.let_go(node)
+
+    def let_go(self, node: Node) -> None:
+        """Drop, cancel and forget what nobody needs any more, from `node` upwards; O(what goes)."""
+        if node.flags & WANTED or node.n_pending:
+            return
+        stack = [node]
+        while stack:
+            node = stack.pop()
+            if node.flags & WANTED or node.n_pending:
+                continue
+            state = node.state
+            if state == states.FINISHED:
+                self._drop_object(node)
+            elif state <= states.ASSIGNED:  # unfinished, and nobody waits for it: cancel
+                self._cancel(node)
+                for source in node.inputs:
+                    source.n_pending -= 1
+                    stack.append(source)
+            if not node.n_children and node.state != states.FORGOTTEN:
+                node.session.failures.pop(node.number, None)
+                node.move(states.FORGOTTEN)
+                node.session.remove(node)
+                node.consumers = None
+                for source in node.inputs:
+                    source.n_children -= 1
+                    stack.append(source)
+                node.inputs = ()
+
+    def _drop_object(self, node: Node) -> None:
+        task = node.id
+        for holder in node.holders():
+            self.to_drop.append((holder, task))
+        self._object_gone(node)
+
+    def _object_gone(self, node: Node) -> None:
+        node.worker = node.replicas = None
+        node.move(states.DROPPED)
+        self.n_finished -= 1
+
+    def _cancel(self, node: Node) -> None:
+        if node.state == states.ASSIGNED:
+            assert node.worker is not None
+            self.to_cancel.append((node.worker, node.id))
+            self._take_back(node)
+        if node.n_unmet:
+            node.flags |= LISTED
+        node.move(states.DROPPED)
+
+    # -- Recomputing --------------------------------------------------------------------------------------------------
+
+    def need(self, node: Node) -> None:
+        """Compute the object of a dropped task again, and whatever that needs."""
+        stack = [node]
+        while stack:
+            node = stack.pop()
+            if node.state != states.DROPPED:
+                continue
+            node.move(states.WAITING)
+            for source in node.inputs:
+                source.n_pending += 1
+            stack.extend(self._await_inputs(node))
+
+    def _await_inputs(self, node: Node) -> list[Node]:
+        """Find what a waiting task waits for; returns inputs that are dropped and must be made again."""
+        unmet = 0
+        dropped = []
+        failure = None
+        for source in node.inputs:
+            if source.state == states.FINISHED:
+                continue
+            if source.state == states.FAILED:
+                failure = source.session.failures[source.number]
+                continue
+            unmet += 1
+            if source.consumers is None:
+                source.consumers = [node]
+            elif not node.flags & LISTED or node not in source.consumers:
+                source.consumers.append(node)
+            if source.state == states.DROPPED:
+                dropped.append(source)
+        node.n_unmet = unmet
+        node.flags &= ~LISTED
+        if failure is not None:
+            self.fail(node, failure)
+            return []
+        if not unmet:
+            self._make_ready(node)
+        return dropped
+
+    def lose_worker(self, worker: Worker) -> None:
+        """Take back all that was assigned to a lost worker and recompute what only it held; O(all tasks)."""
+        lost: dict[Node, list[Node]] = {}
+        for session in self.sessions.values():
+            for node in session.nodes():
+                if node.replicas and worker in node.replicas:
+                    node.replicas = [r for r in node.replicas if r is not worker] or None
+                if node.worker is not worker:
+                    continue
+                if node.state == states.ASSIGNED:
+                    self.give_back(node)
+                elif node.state == states.FINISHED:
+                    if node.replicas:
+                        node.worker = node.replicas[0]
+                        node.replicas = node.replicas[1:] or None
+                    else:
+                        self._object_gone(node)
+                        lost[node] = []
+        worker.ahead.clear()
+        if lost:
+            self._recompute(lost)
+
+    def lose_replica(self, node: Node, worker: Worker) -> None:
+        """`worker` turned out not to hold the object of a finished task; O(all tasks) when nobody else does."""
+        self.to_drop.append((worker, node.id))
+        if node.replicas and worker in node.replicas:
+            node.replicas = [r for r in node.replicas if r is not worker] or None
+        elif node.worker is worker:
+            if node.replicas:
+                node.worker = node.replicas[0]
+                node.replicas = node.replicas[1:] or None
+            else:
+                self._object_gone(node)
+                self._recompute({node: []})
+
+    def _recompute(self, lost: dict[Node, list[Node]]) -> None:
+        for session in self.sessions.values():
+            for node in session.nodes():
+                if node.state > states.ASSIGNED:
+                    continue
+                for source in node.inputs:
+                    if source in lost:
+                        lost[source].append(node)
+                        self._unmeet(node)
+        for node, consumers in lost.items():
+            if consumers:
+                node.consumers = consumers
+        for node in lost:
+            if node.n_pending or node.flags & (WANTED | INLINED) == WANTED:
+                self.need(node)
+
+    def _unmeet(self, node: Node) -> None:
+        node.n_unmet += 1
+        if node.state == states.READY:
+            node.move(states.WAITING)
+        elif node.state == states.ASSIGNED and not node.flags & RECALLED:
+            assert node.worker is not None
+            node.flags |= RECALLED
+            self.to_recall.append((node.worker, node.id))
+
+    # -- Sessions -----------------------------------------------------------------------------------------------------
+
+    def close(self, session: Session) -> None:
+        """Take a session out; its tasks are taken apart by `dismantle`."""
+        del self.sessions[session.id]
+
+    @staticmethod
+    def forget_at(worker: Worker, session: Session) -> None:
+        """Nothing of a closed session is this worker's any more."""
+        worker.loads.pop(session, None)
+        if any(node.session is session for node in worker.ahead):
+            worker.ahead = deque(node for node in worker.ahead if node.session is not session)
+
+    def dismantle(self, session: Session) -> bool:
+        """Take one page of a closed session's tasks apart; False when there is nothing left."""
+        page = session.take_page()
+        if page is None:
+            return False
+        for node in page:
+            if node is not None:
+                if node.state == states.FINISHED:
+                    self.n_finished -= 1
+                node.inputs = ()
+                node.consumers = node.replicas = node.worker = None
+                node.state = states.FORGOTTEN
+        return True

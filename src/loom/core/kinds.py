@@ -1,0 +1,72 @@
+"""Kinds of tasks (symbol, label prefix, request) and what is known of their durations.
+
+Windows are time: how many tasks may wait at a worker or executor follows from a careful estimate of what one takes. An
+unmeasured kind is estimated at a whole window, so that one task a core goes out until a duration is known; after n
+measurements the estimate may fall to 1/(n + 1) of the window, which lets the number in flight double with each answer.
+"""
+
+from typing import Final
+
+from loom.resources import Request
+
+WORKER_WINDOW_US: Final = 20_000  # work ahead per core at a worker: some hundred round trips, little to give back
+EXECUTOR_WINDOW_US: Final = 4_000  # work ahead at an executor: covers the worker's own delays under load
+LEAST_TASK_US: Final = 10  # what handling the smallest task costs anyway
+LEAST_LIGHT_US: Final = 4  # the same for a light task, which a worker runs in its loop
+_HIGH_QUANTILE: Final = 0.9
+_MEAN_WEIGHT: Final = 0.05  # weight of a new duration in the running mean
+
+
+class Durations:
+    """Running mean and high quantile (stochastic approximation, Robbins and Monro 1951) of durations in us."""
+
+    __slots__ = ("count", "high_us", "mean_us")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.mean_us = 0.0
+        self.high_us = 0.0
+
+    def add(self, duration_us: int) -> None:
+        self.count += 1
+        if self.count == 1:
+            self.mean_us = self.high_us = float(duration_us)
+            return
+        self.mean_us += (duration_us - self.mean_us) * max(_MEAN_WEIGHT, 1 / self.count)
+        step = 0.1 * self.high_us + 1
+        self.high_us += step * _HIGH_QUANTILE if duration_us > self.high_us else -step * (1 - _HIGH_QUANTILE)
+
+    def estimate_us(self, window_us: int, least_us: int) -> int:
+        """What one more task should be taken for when a window of `window_us` is filled; O(1)."""
+        return int(max(self.mean_us, self.high_us, window_us / (self.count + 1), least_us))
+
+
+class Kind:
+    """Tasks whose durations are alike. `number` names it on the wire."""
+
+    __slots__ = ("cpus", "durations", "estimate_us", "label", "number", "request", "symbol")
+
+    def __init__(self, number: int, symbol: str, label: str, request: Request) -> None:
+        self.number = number
+        self.symbol = symbol
+        self.label = label
+        self.request = request
+        self.cpus = request.cpus
+        self.durations = Durations()
+        self.estimate_us = 0
+        self._estimate()
+
+    def measured(self, duration_us: int) -> None:
+        self.durations.add(duration_us)
+        self._estimate()
+
+    def _estimate(self) -> None:
+        if self.cpus:
+            self.estimate_us = self.durations.estimate_us(WORKER_WINDOW_US, LEAST_TASK_US)
+        else:  # built-ins: short until shown otherwise
+            self.estimate_us = int(max(self.durations.mean_us, self.durations.high_us, LEAST_LIGHT_US))
+
+
+def label_prefix(label: str) -> str:
+    """Labels that share the part before the first `:` are of one kind (and one colour in reports)."""
+    return label.partition(":")[0]

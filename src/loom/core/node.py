@@ -1,0 +1,137 @@
+"""One task in the server's graph, and the chunk of a plan that holds its spec."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from loom.core import states
+from loom.core.columns import column
+from loom.errors import ProtocolError
+from loom.ids import NUMBER_BITS
+from loom.messages import PlanChunk
+
+if TYPE_CHECKING:
+    from loom.core.cluster import Worker
+    from loom.core.kinds import Kind
+    from loom.core.session import Session
+
+# Node flags
+WANTED: Final = 1  # a live future stands for it
+INLINED: Final = 2  # its client has the object itself
+RECALLED: Final = 4  # its worker has been asked to give it back, or will do so unasked
+LISTED: Final = 8  # stopped waiting before its inputs came: it may still stand in their `consumers`
+
+
+def _ascends(offsets: memoryview[int]) -> bool:
+    numbers = offsets.tolist()
+    return numbers == sorted(numbers)
+
+
+class Chunk:
+    """Specs of consecutive tasks in the columns they came in; kept as long as a node refers to it."""
+
+    __slots__ = ("config_ends", "configs", "first", "input_ends", "inputs", "levels")
+
+    def __init__(self, plan: PlanChunk) -> None:
+        self.first = plan.first
+        self.levels = column(plan.levels, "I")
+        self.input_ends = column(plan.input_ends, "I")
+        self.inputs = column(plan.inputs, "Q")
+        self.config_ends = column(plan.config_ends, "I")
+        self.configs = plan.configs
+        rows = len(self.levels)
+        if not len(self.input_ends) == len(self.config_ends) == rows > 0:
+            raise ProtocolError("a plan chunk's columns differ in length")
+        if not (_ascends(self.input_ends) and _ascends(self.config_ends)):
+            raise ProtocolError("a plan chunk's offsets do not ascend")
+        if self.input_ends[-1] != len(self.inputs) or self.config_ends[-1] != len(self.configs):
+            raise ProtocolError("a plan chunk's last offsets do not match its data")
+
+    def __len__(self) -> int:
+        return len(self.levels)
+
+    def config(self, row: int) -> bytes:
+        return self.configs[self.config_ends[row - 1] if row else 0 : self.config_ends[row]]
+
+    def input_numbers(self, row: int) -> list[int]:
+        """Numbers of the row's inputs by position, repeated ones included."""
+        return self.inputs[self.input_ends[row - 1] if row else 0 : self.input_ends[row]].tolist()
+
+
+class Node:
+    """A task that is live, or that a live task descends from.
+
+    `n_unmet`: unique inputs whose object is not there. `n_pending`: unfinished consumers (unique), those in chunks
+    still to come included: while it is above 0 the object is needed. `n_children`: consumers that exist at all or are
+    still to come: while it is above 0 the spec is needed. `consumers`: who to tell when the object comes; only while
+    it is not there. `worker`: whom it is assigned to, then the first holder; `replicas`: further holders, only while
+    it is finished.
+    """
+
+    __slots__ = (
+        "attempt",
+        "chunk",
+        "consumers",
+        "flags",
+        "inputs",
+        "kind",
+        "n_children",
+        "n_pending",
+        "n_unmet",
+        "number",
+        "replicas",
+        "session",
+        "size_bytes",
+        "state",
+        "worker",
+    )
+
+    def __init__(
+        self, session: Session, number: int, chunk: Chunk, kind: Kind, inputs: tuple[Node, ...], consumers: int
+    ) -> None:
+        self.session = session
+        self.number = number
+        self.chunk = chunk
+        self.kind = kind
+        self.inputs = inputs
+        self.consumers: list[Node] | None = None
+        self.state = states.WAITING
+        self.flags = 0
+        self.n_unmet = 0
+        self.n_pending = consumers
+        self.n_children = consumers
+        self.worker: Worker | None = None
+        self.replicas: list[Worker] | None = None
+        self.attempt = session.before_first_attempt
+        self.size_bytes = 0
+
+    @property
+    def id(self) -> int:
+        return self.session.id << NUMBER_BITS | self.number
+
+    def move(self, state: int) -> None:
+        """Change state; a move that is not in the table is a bug of ours."""
+        assert state in states.ALLOWED[self.state], f"{self} must not become {states.NAMES[state]}"
+        self.state = state
+
+    def level(self) -> int:
+        return self.chunk.levels[self.number - self.chunk.first]
+
+    def config(self) -> bytes:
+        return self.chunk.config(self.number - self.chunk.first)
+
+    def input_ids(self) -> list[int]:
+        """Object ids of the inputs by position."""
+        base = self.session.id << NUMBER_BITS
+        return [base | number for number in self.chunk.input_numbers(self.number - self.chunk.first)]
+
+    def holders(self) -> list[Worker]:
+        """Workers that hold the object of a finished task."""
+        first = [self.worker] if self.worker is not None else []
+        return first + self.replicas if self.replicas else first
+
+    def __repr__(self) -> str:
+        return (
+            f"<task {self.session.id}:{self.number} {self.kind.symbol} {states.NAMES[self.state]} unmet={self.n_unmet}"
+            f" pending={self.n_pending} children={self.n_children} flags={self.flags} worker={self.worker}>"
+        )

@@ -1,0 +1,181 @@
+"""Which task goes to which worker. Called once a turn, never per event; O(picked) plus O(workers touched).
+
+Tasks whose missing inputs are all made by one worker are sent there ahead. Ready ones go, sessions with the least core
+time used first, to the worker with the fewest bytes to move among those with room (each missing object counts some
+bytes more, for its round trip); without bytes to move the workers with room take turns. Worker choice matters more
+than order (Beranek, Bohm, Cima: Analysis of workflow schedulers in simulated distributed environments, 2022).
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from loom.core import states
+from loom.core.cluster import Worker
+from loom.core.graph import Graph
+from loom.core.node import Node
+from loom.core.session import Session
+
+_OBJECT_COST_BYTES: Final = 4096  # what one more object to fetch counts, however small: about its round trip
+_EVERYWHERE: Final = 8  # an object with more replicas than this says nothing about where to run
+_ASK_AGAIN_S: Final = 0.005  # pause before asking a worker for work again, doubled each time it had none
+_ASK_AGAIN_MAX_S: Final = 0.2
+_WORTH_MOVING_US: Final = 1_000  # a backlog shorter than this is gone before the answer comes
+
+
+class Scheduler:
+    """Finds assignments; the caller turns `assigned` into messages and empties it."""
+
+    def __init__(self, graph: Graph) -> None:
+        self._graph = graph
+        self._workers: dict[int, Worker] = {}
+        self._room: dict[Worker, None] = {}  # workers with room, in turn
+        self.assigned: dict[Worker, list[Node]] = {}
+        self.to_ask: list[tuple[Worker, int]] = []  # workers to ask for tasks back, and how many
+        self.ask_again_at: float | None = None
+
+    def add_worker(self, worker: Worker) -> None:
+        self._workers[worker.id] = worker
+        self._graph.touched[worker] = None
+
+    def remove_worker(self, worker: Worker) -> None:
+        del self._workers[worker.id]
+        self._room.pop(worker, None)
+        self._graph.touched.pop(worker, None)
+
+    def run(self, now: float) -> None:
+        touched = self._graph.touched
+        if touched or self._room:
+            while touched:
+                self._place_ahead(touched)
+            self._place_ready()
+            while touched:  # assignments make more sendable ahead
+                self._place_ahead(touched)
+            self._balance(now)
+
+    # -- Sending ahead ------------------------------------------------------------------------------------------------
+
+    def _place_ahead(self, touched: dict[Worker, None]) -> None:
+        for worker in list(touched):
+            del touched[worker]
+            worker.refresh()
+            ahead = worker.ahead
+            for _ in range(len(ahead)):
+                node = ahead[0]
+                if node.state != states.WAITING or self._graph.maker_of_missing(node) is not worker:
+                    ahead.popleft()
+                elif worker.can_take(node.kind):
+                    ahead.popleft()
+                    self._assign(node, worker)
+                else:
+                    break
+            if worker.open:
+                self._room[worker] = None
+            else:
+                self._room.pop(worker, None)
+
+    def _assign(self, node: Node, worker: Worker) -> None:
+        self._graph.assign(node, worker)
+        batch = self.assigned.get(worker)
+        if batch is None:
+            self.assigned[worker] = [node]
+        else:
+            batch.append(node)
+
+    # -- Ready tasks --------------------------------------------------------------------------------------------------
+
+    def _place_ready(self) -> None:
+        """Hand out ready tasks while there is room."""
+        sessions = [s for s in self._graph.sessions.values() if s.ready]
+        while sessions and self._room:
+            session = min(sessions, key=_used) if len(sessions) > 1 else sessions[0]
+            # a stretch of this session's tasks, then see again whose turn it is
+            limit = session.used_us + 2_000 if len(sessions) > 1 else None
+            if not self._place_of(session, limit):
+                sessions.remove(session)
+
+    def _place_of(self, session: Session, limit_us: int | None) -> bool:
+        """Place tasks of one session; False when it has none that could be placed."""
+        placed = False
+        for request, queue in list(session.ready.items()):
+            while True:
+                node = queue.pop()
+                if node is None:
+                    del session.ready[request]
+                    break
+                worker = self._choose(node)
+                if worker is None:
+                    queue.push_back(node)
+                    break
+                self._assign(node, worker)
+                placed = True
+                if not worker.open:
+                    del self._room[worker]
+                if limit_us is not None and session.used_us >= limit_us:
+                    return True
+                if not self._room:
+                    return False
+        return placed and limit_us is not None
+
+    def _choose(self, node: Node) -> Worker | None:
+        room = self._room
+        kind = node.kind
+        best: Worker | None = None
+        if node.inputs:
+            held: dict[Worker, int] = {}
+            for source in node.inputs:
+                worker, replicas = source.worker, source.replicas
+                if worker is not None:
+                    held[worker] = held.get(worker, 0) + source.size_bytes + _OBJECT_COST_BYTES
+                if replicas and len(replicas) <= _EVERYWHERE:
+                    for worker in replicas:
+                        held[worker] = held.get(worker, 0) + source.size_bytes + _OBJECT_COST_BYTES
+            most = 0
+            for worker, held_bytes in held.items():
+                if held_bytes >= most and worker in room and worker.can_take(kind):
+                    if best is not None and held_bytes == most and best.backlog_us <= worker.backlog_us:
+                        continue
+                    best, most = worker, held_bytes
+        if best is None:
+            for worker in room:
+                if worker.can_take(kind):
+                    best = worker
+                    break
+            else:
+                return None
+            del room[best]
+            room[best] = None
+        return best
+
+    # -- Balance ------------------------------------------------------------------------------------------------------
+
+    def _balance(self, now: float) -> None:
+        """Where a core is idle although all that can be placed is placed, ask the longest queue to give some back."""
+        self.ask_again_at = None
+        idle_cpus = sum(w.cpus - w.busy_cpus for w in self._room if w.idle)
+        if not idle_cpus or len(self._workers) < 2:
+            return
+        victim: Worker | None = None
+        for worker in self._workers.values():
+            if worker.asked or worker.n_tasks <= worker.cpus or worker.backlog_us < _WORTH_MOVING_US:
+                continue
+            if now < worker.ask_after:
+                self.ask_again_at = min(self.ask_again_at or worker.ask_after, worker.ask_after)
+            elif victim is None or worker.backlog_us > victim.backlog_us:
+                victim = worker
+        if victim is not None:
+            victim.asked = True
+            spare = victim.n_tasks - victim.cpus
+            self.to_ask.append((victim, max(1, spare * idle_cpus // (idle_cpus + victim.cpus))))
+
+    @staticmethod
+    def answered(worker: Worker, n_given: int, now: float) -> None:
+        """A worker has answered a request to give back."""
+        worker.asked = False
+        worker.nothing_to_give = 0 if n_given else worker.nothing_to_give + 1
+        pause = min(_ASK_AGAIN_S * 2**worker.nothing_to_give, _ASK_AGAIN_MAX_S) if not n_given else 0.0
+        worker.ask_after = now + pause
+
+
+def _used(session: Session) -> int:
+    return session.used_us

@@ -1,0 +1,121 @@
+"""One client's world in the server: its tasks, its ready queues, what it has still to be told."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from loom.core.node import Node
+from loom.core.ready import ReadyQueue
+from loom.ids import before_first_attempt, first_server_made
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from loom.messages import FailedResult
+    from loom.resources import Request
+
+_PAGE_BITS: Final = 10
+PAGE_TASKS: Final = 1 << _PAGE_BITS
+_ROW_MASK: Final = PAGE_TASKS - 1
+
+
+class Failure(NamedTuple):
+    """Why a task failed: `task` is where it began; dependents share it."""
+
+    task: int
+    worker: str
+    error: str
+
+
+class Session:
+    """`used_us`: core time handed out so far; the session with the least is served first."""
+
+    __slots__ = (
+        "_live",
+        "_pages",
+        "applied_seq",
+        "before_first_attempt",
+        "credit_bytes",
+        "detached_at",
+        "failures",
+        "failures_to_tell",
+        "full",
+        "id",
+        "link",
+        "n_nodes",
+        "next_number",
+        "next_server_made",
+        "peers_told",
+        "ready",
+        "results_to_tell",
+        "token",
+        "unacked",
+        "used_us",
+    )
+
+    def __init__(self, id: int, token: bytes, credit_bytes: int, link: int, incarnation: int) -> None:
+        self.id = id
+        self.token = token
+        self.link: int | None = link
+        self.full = False
+        self.detached_at: float | None = None
+        self.credit_bytes = credit_bytes
+        self.before_first_attempt = before_first_attempt(incarnation)
+        self.next_number = 0
+        self.next_server_made = first_server_made(incarnation)
+        self.applied_seq = 0
+        self.unacked = False
+        self.used_us = 0
+        self.n_nodes = 0
+        self._pages: dict[int, list[Node | None]] = {}
+        self._live: dict[int, int] = {}  # tasks in each page
+        self.ready: dict[Request, ReadyQueue] = {}
+        self.failures: dict[int, Failure] = {}
+        self.results_to_tell: list[tuple[Node, bytes | None]] = []
+        self.failures_to_tell: list[FailedResult] = []
+        self.peers_told: set[int] = set()
+
+    def __repr__(self) -> str:
+        return f"<session {self.id}: {self.n_nodes} tasks>"
+
+    def find(self, number: int) -> Node | None:
+        page = self._pages.get(number >> _PAGE_BITS)
+        return page[number & _ROW_MASK] if page is not None else None
+
+    def put(self, node: Node) -> None:
+        key = node.number >> _PAGE_BITS
+        page = self._pages.get(key)
+        if page is None:
+            page = self._pages[key] = [None] * PAGE_TASKS
+            self._live[key] = 0
+        page[node.number & _ROW_MASK] = node
+        self._live[key] += 1
+        self.n_nodes += 1
+
+    def remove(self, node: Node) -> None:
+        key = node.number >> _PAGE_BITS
+        self.n_nodes -= 1
+        self._live[key] -= 1
+        if self._live[key]:
+            self._pages[key][node.number & _ROW_MASK] = None
+        else:
+            del self._pages[key], self._live[key]
+
+    def nodes(self) -> Iterator[Node]:
+        """Every task in the order of numbers within a page; O(n)."""
+        for page in list(self._pages.values()):
+            for node in page:
+                if node is not None:
+                    yield node
+
+    def push_ready(self, node: Node) -> None:
+        queue = self.ready.get(node.kind.request)
+        if queue is None:
+            queue = self.ready[node.kind.request] = ReadyQueue()
+        queue.push(node)
+
+    def take_page(self) -> list[Node | None] | None:
+        """Remove some page of tasks and return it: for taking a closed session apart in steps."""
+        if not self._pages:
+            return None
+        return self._pages.popitem()[1]

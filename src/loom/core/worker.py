@@ -1,0 +1,435 @@
+"""The worker's brain: which task may run where and when, which objects to fetch, what to give back.
+
+It knows ids and sizes, never bytes. The shell performs the effects in order and tells what came of them. The server
+relies on this: a task is not started before all its inputs are held here, facts are reported in causal order, and what
+was given back does not run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+from loom.core import worker_states as ws
+from loom.core.columns import column, ids_column
+from loom.core.worker_events import (
+    Done,
+    Drop,
+    ExecutorLost,
+    ExecutorReady,
+    Failed,
+    Fetch,
+    Fetched,
+    FetchFailed,
+    FromServer,
+    NotSent,
+    ReadBackDone,
+    Redirected,
+    Relay,
+    RunInline,
+    ServerLost,
+    Stop,
+    StopProgram,
+    TasksDone,
+    ToServer,
+    WorkerEffect,
+    WorkerEvent,
+)
+from loom.core.worker_queues import INLINE, Queues, ReadBack, Task, WorkerKind
+from loom.errors import ProtocolError
+from loom.ids import session_of
+from loom.limits import INLINE_TASK_BYTES
+from loom.messages import (
+    CancelTasks,
+    DropObjects,
+    FailedTask,
+    FinishedTask,
+    ForgetSession,
+    GiveBack,
+    Message,
+    ObjectAt,
+    ObjectsHeld,
+    PeerAddress,
+    RecallTasks,
+    RelayObject,
+    RunTask,
+    RunTasks,
+    StopWorker,
+    TaskRedirected,
+    TasksFailed,
+    TasksFinished,
+    TasksGivenBack,
+    WorkerAccepted,
+)
+
+_NO_SUCH_TYPE: Final = "unknown task type {!r}: no worker has it (own types are loaded with --load)"
+
+
+class _Fetching:
+    """An object on its way here: `sources` are the holders not tried yet."""
+
+    __slots__ = ("size_bytes", "sources")
+
+    def __init__(self, size_bytes: int, sources: list[int]) -> None:
+        self.size_bytes = size_bytes
+        self.sources = sources
+
+
+class WorkerCore:
+    """`places` says for each task type where it runs: "inline", "executor" or "program"."""
+
+    def __init__(self, cpus: int, places: Mapping[str, str]) -> None:
+        self._places = places
+        self.queues = Queues(cpus)
+        self.tasks: dict[int, Task] = {}
+        self.held: dict[int, int] = {}  # object id -> size
+        self.fetching: dict[int, _Fetching] = {}
+        self.awaited: dict[int, list[Task]] = {}  # object id -> tasks that wait for it
+        self.peers: dict[int, PeerAddress] = {}
+        self.id = 0
+        self._kinds: dict[int, WorkerKind] = {}
+        self._effects: list[WorkerEffect] = []
+        self._inline: list[Task] = []
+        self._finished: list[FinishedTask] = []
+        self._reports: list[Message] = []
+        self._given: list[Task] = []
+        self._fetches: dict[int, list[int]] = {}
+        self._arrived: list[int] = []
+        self._dropped: list[int] = []
+        self._now = 0.0
+
+    # -- The turn -----------------------------------------------------------------------------------------------------
+
+    def step(self, events: list[WorkerEvent], now: float) -> list[WorkerEffect]:
+        self._now = now
+        for event in events:
+            match event:
+                case TasksDone():
+                    for done in event.tasks:
+                        self._on_done(done)
+                case FromServer():
+                    for message in event.messages:
+                        self._on_server_message(message)
+                case Fetched():
+                    self._on_fetched(event.object, event.size_bytes)
+                case FetchFailed():
+                    self._on_fetch_failed(event.object)
+                case Failed():
+                    self._on_failed(event)
+                case Redirected():
+                    self._on_redirected(event)
+                case ReadBackDone():
+                    self._on_read_back(event)
+                case NotSent():
+                    self.queues.not_sent(event.executor, event.runs)
+                case ExecutorLost():
+                    self._on_executor_lost(event)
+                case ExecutorReady():
+                    self.queues.executors[event.executor].alive = True
+                case ServerLost():
+                    self._on_server_lost()
+        return self._flush()
+
+    def next_deadline(self) -> float | None:
+        return self.queues.next_deadline()
+
+    def expects(self, task: int, attempt: int) -> bool:
+        """Whether a result of this attempt is still wanted; the shell keeps the object only then."""
+        known = self.tasks.get(task)
+        return known is not None and known.attempt == attempt
+
+    def _flush(self) -> list[WorkerEffect]:
+        effects, self._effects = self._effects, []
+        if self._dropped:
+            effects.append(Drop(self._dropped))
+            self._dropped = []
+        self._report_finished()
+        if self._given:
+            self._report_given(answer=False)
+        if self._reports:
+            effects.append(ToServer(self._reports))
+            self._reports = []
+        for source, objects in self._fetches.items():
+            effects.append(Fetch(self.peers[source], objects))
+        self._fetches.clear()
+        if self._inline:
+            effects.append(RunInline(self._inline))
+            self._inline = []
+        effects += self.queues.start(self._now)
+        return effects
+
+    def _report(self, message: Message) -> None:
+        """Queue a report behind the finishes that came before it: causal order."""
+        self._report_finished()
+        self._reports.append(message)
+
+    def _report_finished(self) -> None:
+        if self._arrived:
+            self._reports.append(ObjectsHeld(ids_column(self._arrived)))
+            self._arrived = []
+        if self._finished:
+            self._reports.append(TasksFinished(self._finished))
+            self._finished = []
+
+    def _report_given(self, answer: bool) -> None:
+        given, self._given = self._given, []
+        ids = ids_column(t.id for t in given)
+        self._report(TasksGivenBack(ids, ids_column(t.attempt for t in given), answer))
+
+    # -- What the server says -----------------------------------------------------------------------------------------
+
+    def _on_server_message(self, message: Message) -> None:
+        match message:
+            case RunTasks():
+                self._on_run_tasks(message)
+            case DropObjects():
+                for object_id in column(message.objects, "Q"):
+                    self._drop(object_id)
+            case CancelTasks():
+                for task_id in column(message.tasks, "Q"):
+                    task = self.tasks.get(task_id)
+                    if task is not None:
+                        self._cancel(task)
+            case RecallTasks():
+                for task_id in column(message.tasks, "Q"):
+                    task = self.tasks.get(task_id)
+                    if task is not None and task.state in (ws.WAITING, ws.READY):
+                        self._give_back(task)
+            case GiveBack():
+                self._on_give_back(message.count)
+            case ForgetSession():
+                self._on_forget_session(message.session)
+            case RelayObject():
+                self._effects.append(Relay(message.object))
+            case WorkerAccepted():
+                self.id = message.worker
+            case StopWorker():
+                self._effects.append(Stop())
+            case _:
+                raise ProtocolError(f"the server sent {type(message).__name__}")
+
+    def _on_run_tasks(self, message: RunTasks) -> None:
+        for kind in message.kinds:
+            self._kinds[kind.kind] = WorkerKind(kind.symbol, kind.request.cpus, self._places.get(kind.symbol, ""))
+        for peer in message.peers:
+            self.peers[peer.worker] = peer
+        for located in message.objects:
+            self._locate(located)
+        for run in message.tasks:
+            self._on_run_task(run)
+
+    def _locate(self, located: ObjectAt) -> None:
+        if located.object in self.held or located.object in self.fetching:
+            return
+        sources = [w for w in located.workers if w != self.id and w in self.peers]
+        if sources:
+            self.fetching[located.object] = _Fetching(located.size_bytes, sources)
+            self._fetch(located.object)
+
+    def _fetch(self, object_id: int) -> None:
+        source = self.fetching[object_id].sources.pop(0)
+        self._fetches.setdefault(source, []).append(object_id)
+
+    def _on_run_task(self, run: RunTask) -> None:
+        kind = self._kinds.get(run.kind)
+        if kind is None:
+            raise ProtocolError(f"the server sent a task of kind {run.kind} without saying what that is")
+        old = self.tasks.get(run.task)
+        if old is not None:
+            self._cancel(old)
+        task = Task(run, kind)
+        self.tasks[run.task] = task
+        if not kind.place:
+            self._fail(task, _NO_SUCH_TYPE.format(kind.symbol), crashed=False)
+            return
+        held = self.held
+        inputs = run.inputs
+        unavailable = False
+        for object_id in dict.fromkeys(inputs) if len(inputs) > 1 else inputs:
+            if object_id in held:
+                continue
+            if object_id not in self.fetching and object_id not in self.tasks:
+                unavailable = True
+            task.n_missing += 1
+            waiting = self.awaited.get(object_id)
+            if waiting is None:
+                self.awaited[object_id] = [task]
+            else:
+                waiting.append(task)
+        if unavailable:
+            self._give_back(task)
+        elif not task.n_missing:
+            self._make_ready(task)
+
+    def _make_ready(self, task: Task) -> None:
+        task.state = ws.READY
+        if task.kind.place == INLINE:
+            held = self.held
+            if sum([held[i] for i in task.inputs]) <= INLINE_TASK_BYTES or task.kind.symbol in ws.NEVER_TOUCHES_BYTES:
+                task.state = ws.RUNNING
+                self._inline.append(task)
+                return
+        self.queues.add(task)
+
+    # -- What came of it ----------------------------------------------------------------------------------------------
+
+    def _on_done(self, done: Done) -> None:
+        task = self._settle(done.task, done.attempt)
+        if task is None:
+            return
+        task.kind.durations.add(done.duration_us)
+        self.held[done.task] = done.size_bytes
+        self._finished.append(
+            FinishedTask(done.task, done.attempt, done.size_bytes, done.length, done.duration_us, done.packed)
+        )
+        self._wake(done.task)
+
+    def _settle(self, task_id: int, attempt: int) -> Task | None:
+        """Take a task that is over out of the books; None when it had been cancelled before."""
+        self.queues.over((task_id, attempt), self._now)
+        task = self.tasks.get(task_id)
+        if task is None or task.attempt != attempt:
+            return None
+        del self.tasks[task_id]
+        task.state = ws.OVER
+        return task
+
+    def _wake(self, object_id: int) -> None:
+        waiting = self.awaited.pop(object_id, None)
+        if waiting is not None:
+            for task in waiting:
+                if task.state == ws.WAITING:
+                    task.n_missing -= 1
+                    if not task.n_missing:
+                        self._make_ready(task)
+
+    def _on_failed(self, event: Failed) -> None:
+        task = self._settle(event.task, event.attempt)
+        if task is not None:
+            self._fail(task, event.error, event.crashed)
+
+    def _fail(self, task: Task, error: str, crashed: bool) -> None:
+        self.tasks.pop(task.id, None)
+        task.state = ws.OVER
+        self._report(TasksFailed([FailedTask(task.id, task.attempt, error, crashed)]))
+        self._give_back_dependents(task.id)
+
+    def _on_redirected(self, event: Redirected) -> None:
+        task = self._settle(event.task, event.attempt)
+        if task is not None:
+            self._report(TaskRedirected(event.task, event.attempt, event.chunk))
+            self._give_back_dependents(task.id)
+
+    def _on_executor_lost(self, event: ExecutorLost) -> None:
+        crashed = self.queues.executor_lost(event.executor, event.running)
+        if crashed is not None and self.expects(crashed.id, crashed.attempt):
+            self._fail(crashed, event.story, crashed=True)
+
+    def _on_server_lost(self) -> None:
+        """Without its server everything here is void; the next registration begins anew."""
+        for task in list(self.tasks.values()):
+            self._cancel(task)
+        self._dropped += self.held
+        self.held.clear()
+        self.fetching.clear()
+        self.awaited.clear()
+        self._kinds.clear()
+        self.peers.clear()
+        self._finished.clear()
+        self._reports.clear()
+        self._given.clear()
+        self._fetches.clear()
+        self._arrived.clear()
+
+    # -- Objects ------------------------------------------------------------------------------------------------------
+
+    def _on_fetched(self, object_id: int, size_bytes: int) -> None:
+        if self.fetching.pop(object_id, None) is None:
+            if object_id not in self.held:
+                self._dropped.append(object_id)  # dropped while it was on its way
+            return
+        self.held[object_id] = size_bytes
+        self._arrived.append(object_id)
+        self._wake(object_id)
+
+    def _on_fetch_failed(self, object_id: int) -> None:
+        fetching = self.fetching.get(object_id)
+        if fetching is None:
+            return
+        if fetching.sources:
+            self._fetch(object_id)
+        else:
+            del self.fetching[object_id]
+            self._give_back_dependents(object_id)
+
+    def _drop(self, object_id: int) -> None:
+        if self.held.pop(object_id, None) is not None:
+            self._dropped.append(object_id)
+        self.fetching.pop(object_id, None)
+        if object_id not in self.tasks:
+            self._give_back_dependents(object_id)
+
+    # -- Giving back and cancelling -----------------------------------------------------------------------------------
+
+    def _give_back(self, task: Task) -> None:
+        """Return a task that has not started, and those here that wait for it."""
+        stack = [task]
+        while stack:
+            task = stack.pop()
+            if task.state not in (ws.WAITING, ws.READY):
+                continue
+            task.state = ws.OVER
+            del self.tasks[task.id]
+            self._given.append(task)
+            stack += self.awaited.pop(task.id, ())
+
+    def _give_back_dependents(self, object_id: int) -> None:
+        for waiting in self.awaited.pop(object_id, ()):
+            self._give_back(waiting)
+
+    def _on_give_back(self, count: int) -> None:
+        if self._given:
+            self._report_given(answer=False)
+        for task in self.queues.last_ready(count):
+            self._give_back(task)
+        if self._given:
+            self._report_given(answer=True)
+            return
+        longest = self.queues.longest_executor()
+        if longest is None:
+            self._report_given(answer=True)
+        else:
+            self.queues.owed = min(count, len(longest.queue))
+            self._effects.append(ReadBack(longest.index, self.queues.owed))
+
+    def _on_read_back(self, event: ReadBackDone) -> None:
+        tasks = self.queues.take_back(event.runs)
+        if self.queues.owed:
+            self.queues.owed = 0
+            for task in tasks:
+                self._give_back(task)
+            self._report_given(answer=True)
+        else:
+            self.queues.add_first(tasks)
+
+    def _cancel(self, task: Task) -> None:
+        running = task.state
+        del self.tasks[task.id]
+        task.state = ws.OVER
+        if running == ws.RUNNING and task.kind.place != INLINE:
+            self._effects.append(StopProgram(task.id, task.attempt))
+        elif running == ws.QUEUED:
+            self.queues.cancelled(task, self._now)
+        self._give_back_dependents(task.id)
+
+    def _on_forget_session(self, session: int) -> None:
+        for task in [t for t in self.tasks.values() if session_of(t.id) == session]:
+            if task.id in self.tasks:
+                self._cancel(task)
+        self._given = [t for t in self._given if session_of(t.id) != session]
+        for objects in (self.held, self.fetching):
+            self._drop_all([i for i in objects if session_of(i) == session])
+
+    def _drop_all(self, objects: Iterable[int]) -> None:
+        for object_id in objects:
+            self._drop(object_id)

@@ -1,0 +1,141 @@
+"""What the worker's shell tells its core, and what the core tells the shell to do."""
+
+from msgspec import Struct
+
+from loom.core.worker_queues import KillExecutor, ReadBack, Run, RunOnExecutor, RunProgram, Task
+from loom.messages import Message, PeerAddress, PlanChunk
+
+
+class FromServer(Struct, gc=False):
+    messages: list[Message]
+
+
+class ServerLost(Struct, gc=False):
+    pass
+
+
+class Done(Struct, gc=False):
+    """An object of a task is in the store. `packed` goes along to the client when the task is a small result."""
+
+    task: int
+    attempt: int
+    size_bytes: int
+    length: int
+    duration_us: int
+    packed: bytes | None
+
+
+class TasksDone(Struct, gc=False):
+    tasks: list[Done]
+
+
+class Failed(Struct, gc=False):
+    task: int
+    attempt: int
+    error: str
+    crashed: bool = False
+
+
+class Redirected(Struct, gc=False):
+    task: int
+    attempt: int
+    chunk: PlanChunk
+
+
+class Fetched(Struct, gc=False):
+    object: int
+    size_bytes: int
+
+
+class FetchFailed(Struct, gc=False):
+    object: int
+
+
+class ReadBackDone(Struct, gc=False):
+    """Runs that the executor had not claimed."""
+
+    executor: int
+    runs: list[Run]
+
+
+class NotSent(Struct, gc=False):
+    """The executor's queue had no room for these."""
+
+    executor: int
+    runs: list[Run]
+
+
+class ExecutorLost(Struct, gc=False):
+    """`running` is what it died in, if anything; it takes tasks again after ExecutorReady."""
+
+    executor: int
+    running: Run | None
+    story: str
+
+
+class ExecutorReady(Struct, gc=False):
+    executor: int
+
+
+WorkerEvent = (
+    FromServer
+    | ServerLost
+    | TasksDone
+    | Failed
+    | Redirected
+    | Fetched
+    | FetchFailed
+    | ReadBackDone
+    | NotSent
+    | ExecutorLost
+    | ExecutorReady
+)
+
+
+class ToServer(Struct, gc=False):
+    messages: list[Message]
+
+
+class Fetch(Struct, gc=False):
+    peer: PeerAddress
+    objects: list[int]
+
+
+class Drop(Struct, gc=False):
+    objects: list[int]
+
+
+class RunInline(Struct, gc=False):
+    """Run these in the loop now; answer with TasksDone, Failed."""
+
+    tasks: list[Task]
+
+
+class StopProgram(Struct, gc=False):
+    task: int
+    attempt: int
+
+
+class Relay(Struct, gc=False):
+    """Send this object to the server in pieces."""
+
+    object: int
+
+
+class Stop(Struct, gc=False):
+    """Leave."""
+
+
+WorkerEffect = (
+    ToServer
+    | Fetch
+    | Drop
+    | RunInline
+    | RunOnExecutor
+    | RunProgram
+    | StopProgram
+    | ReadBack
+    | KillExecutor
+    | Relay
+    | Stop
+)

@@ -1,0 +1,323 @@
+"""Cores and executors of one worker: which ready task starts next, and where.
+
+Tasks start in the order in which the server sent them. Short ones queue at executors up to a window of time; a task
+that needs more cores than are free may be overtaken for a bounded time, then cores are kept for it. When an executor
+is idle while another's queue stands, the queue is read back.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from typing import Final
+
+from msgspec import Struct
+
+from loom.core import worker_states as ws
+from loom.core.kinds import EXECUTOR_WINDOW_US, LEAST_TASK_US, Durations
+from loom.messages import RunTask
+
+INLINE: Final = "inline"
+PROGRAM: Final = "program"
+
+_QUEUE_TASKS: Final = 256  # most tasks queued at one executor
+_RESERVE_AFTER_S: Final = 0.1  # how long a wide task is overtaken before cores are kept for it
+_LOOK_PAST: Final = 32  # how many tasks are looked at behind one that does not fit
+_STUCK_S: Final = 0.001  # an executor without news for longer is in a long task
+_WORTH_READING_BACK_US: Final = 500  # a shorter queue is done before another executor has woken up
+_KILL_AFTER_S: Final = 0.1  # a cancelled function that runs longer has its process killed
+
+
+Run = tuple[int, int]  # task id and attempt
+
+
+class WorkerKind:
+    """A kind of tasks as this worker sees it. `place` is "inline", "executor", "program", or "" for an unknown type."""
+
+    __slots__ = ("cpus", "durations", "place", "symbol")
+
+    def __init__(self, symbol: str, cpus: int, place: str) -> None:
+        self.symbol = symbol
+        self.cpus = cpus
+        self.place = place
+        self.durations = Durations()
+
+
+class Task:
+    """A task that this worker owns."""
+
+    __slots__ = (
+        "attempt",
+        "blocked_since",
+        "config",
+        "cpus",
+        "estimate_us",
+        "executor",
+        "flags",
+        "id",
+        "inputs",
+        "kind",
+        "n_missing",
+        "state",
+    )
+
+    def __init__(self, run: RunTask, kind: WorkerKind) -> None:
+        self.id = run.task
+        self.attempt = run.attempt
+        self.kind = kind
+        self.flags = run.flags
+        self.config = run.config
+        self.inputs = run.inputs
+        self.n_missing = 0
+        self.state = ws.WAITING
+        self.executor: Executor | None = None
+        self.cpus = max(kind.cpus, 1)
+        self.estimate_us = 0  # what it was counted as in its executor's queue
+        self.blocked_since: float | None = None
+
+    def __repr__(self) -> str:
+        return f"<task {self.id:#x}/{self.attempt} {self.kind.symbol} state={self.state} missing={self.n_missing}>"
+
+
+class RunOnExecutor(Struct, gc=False):
+    """Queue these at the executor, in this order."""
+
+    executor: int
+    tasks: list[Task]
+
+
+class RunProgram(Struct, gc=False):
+    task: Task
+
+
+class ReadBack(Struct, gc=False):
+    """Take up to `count` tasks back that the executor has not claimed; answer with ReadBackDone at once."""
+
+    executor: int
+    count: int
+
+
+class KillExecutor(Struct, gc=False):
+    """End the process if it is still running this attempt; answer with ExecutorLost."""
+
+    executor: int
+    run: Run
+
+
+QueueEffect = RunOnExecutor | RunProgram | ReadBack | KillExecutor
+
+
+class Executor:
+    __slots__ = ("alive", "backlog_us", "cancelled_at", "cpus", "full", "index", "progress_at", "queue")
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+        self.alive = True
+        self.full = False  # its socket took no more; cleared by the next result
+        self.queue: dict[Task, None] = {}  # in the order sent; the first is running
+        self.backlog_us = 0
+        self.cpus = 0
+        self.progress_at = 0.0
+        self.cancelled_at: float | None = None
+
+
+class Queues:
+    def __init__(self, cpus: int) -> None:
+        self.cpus = cpus
+        self.executors = [Executor(i) for i in range(cpus)]
+        self.ready: deque[Task] = deque()
+        self.placed: dict[Run, Task] = {}  # at an executor or running as a program, cancelled ones included
+        self.free_cpus = cpus
+        self.owed = 0  # tasks asked back by the server while an executor's queue is read
+        self._look_again_at: float | None = None
+
+    def add(self, task: Task) -> None:
+        self.ready.append(task)
+
+    # -- Starting -----------------------------------------------------------------------------------------------------
+
+    def start(self, now: float) -> list[QueueEffect]:
+        """Start what may start; O(started)."""
+        effects: list[QueueEffect] = []
+        if self.ready:
+            batches: dict[int, list[Task]] = {}
+            self._start_ready(now, effects, batches)
+            effects += [RunOnExecutor(index, tasks) for index, tasks in batches.items()]
+        self._look_again_at = None
+        if not self.ready and self.free_cpus:
+            self._relieve(now, effects)
+        self._kill_cancelled(now, effects)
+        return effects
+
+    def _start_ready(self, now: float, effects: list[QueueEffect], batches: dict[int, list[Task]]) -> None:
+        ready = self.ready
+        passed: list[Task] = []
+        while ready and len(passed) < _LOOK_PAST:
+            task = ready[0]
+            if task.state != ws.READY:
+                ready.popleft()
+            elif task.kind.place == PROGRAM and task.cpus <= self.free_cpus:
+                ready.popleft()
+                self._start_program(task, effects)
+            elif task.kind.place != PROGRAM and (executor := self._executor_for(task)) is not None:
+                ready.popleft()
+                self._queue(task, executor, now)
+                batches.setdefault(executor.index, []).append(task)
+            elif task.cpus > 1 and task.blocked_since is None:
+                task.blocked_since = now
+            elif task.cpus > 1 and task.blocked_since is not None and now - task.blocked_since < _RESERVE_AFTER_S:
+                passed.append(ready.popleft())
+            else:
+                break
+        ready.extendleft(reversed(passed))
+
+    def _start_program(self, task: Task, effects: list[QueueEffect]) -> None:
+        task.state = ws.RUNNING
+        self.placed[task.id, task.attempt] = task
+        self.free_cpus -= task.cpus
+        effects.append(RunProgram(task))
+
+    def _executor_for(self, task: Task) -> Executor | None:
+        """An idle executor if the cores are free, else the shortest queue with room in its window."""
+        best: Executor | None = None
+        for executor in self.executors:
+            if not executor.alive:
+                continue
+            if not executor.queue:
+                if self.free_cpus >= task.cpus:
+                    return executor
+            elif (
+                executor.cpus == 1 == task.cpus
+                and not executor.full
+                and executor.cancelled_at is None
+                and len(executor.queue) < _QUEUE_TASKS
+                and (best is None or executor.backlog_us < best.backlog_us)
+            ):
+                best = executor
+        if best is not None:
+            estimate_us = task.kind.durations.estimate_us(EXECUTOR_WINDOW_US, LEAST_TASK_US)
+            if best.backlog_us + estimate_us > EXECUTOR_WINDOW_US:
+                return None
+        return best
+
+    def _queue(self, task: Task, executor: Executor, now: float) -> None:
+        if not executor.queue:
+            executor.cpus = task.cpus
+            self.free_cpus -= task.cpus
+            executor.progress_at = now
+        task.state = ws.QUEUED
+        task.blocked_since = None
+        task.estimate_us = task.kind.durations.estimate_us(EXECUTOR_WINDOW_US, LEAST_TASK_US)
+        task.executor = executor
+        self.placed[task.id, task.attempt] = task
+        executor.queue[task] = None
+        executor.backlog_us += task.estimate_us
+
+    # -- Ending -------------------------------------------------------------------------------------------------------
+
+    def over(self, run: Run, now: float) -> None:
+        """A run has ended, whether it was still wanted or not: its cores are free."""
+        task = self.placed.pop(run, None)
+        if task is None:  # ran in the loop
+            return
+        executor = task.executor
+        if executor is None:
+            self.free_cpus += task.cpus
+        else:
+            executor.progress_at = now
+            executor.full = False
+            self._unqueue(executor, task)
+
+    def _unqueue(self, executor: Executor, task: Task) -> None:
+        del executor.queue[task]
+        task.executor = None
+        executor.backlog_us -= task.estimate_us
+        if not executor.queue:
+            self.free_cpus += executor.cpus
+            executor.cpus = 0
+            executor.cancelled_at = None
+
+    def take_back(self, runs: Iterable[Run]) -> list[Task]:
+        """Take runs that did not begin back from their executors; returns those that are still wanted, READY again."""
+        taken = []
+        for run in runs:
+            task = self.placed.pop(run, None)
+            if task is not None and task.executor is not None:
+                self._unqueue(task.executor, task)
+                if task.state == ws.QUEUED:
+                    task.state = ws.READY
+                    taken.append(task)
+        return taken
+
+    def add_first(self, tasks: list[Task]) -> None:
+        self.ready.extendleft(reversed(tasks))
+
+    def not_sent(self, index: int, runs: Iterable[Run]) -> None:
+        self.add_first(self.take_back(runs))
+        self.executors[index].full = bool(self.executors[index].queue)
+
+    def executor_lost(self, index: int, running: Run | None) -> Task | None:
+        """Requeue what a lost executor had not begun; returns the task it died in, unless that was cancelled."""
+        executor = self.executors[index]
+        executor.alive = False
+        executor.full = False
+        tasks = self.take_back([(t.id, t.attempt) for t in executor.queue])
+        died = [t for t in tasks if (t.id, t.attempt) == running]
+        self.add_first([t for t in tasks if t not in died])
+        return died[0] if died else None
+
+    # -- Giving back --------------------------------------------------------------------------------------------------
+
+    def last_ready(self, count: int) -> list[Task]:
+        """Take up to `count` tasks that would start last out of the ready queue."""
+        taken: list[Task] = []
+        while self.ready and len(taken) < count:
+            task = self.ready.pop()
+            if task.state == ws.READY:
+                taken.append(task)
+        return taken
+
+    def longest_executor(self) -> Executor | None:
+        """The executor with the most work behind what it runs."""
+        waiting = [e for e in self.executors if len(e.queue) > 1]
+        return max(waiting, key=lambda e: e.backlog_us, default=None)
+
+    def _relieve(self, now: float, effects: list[QueueEffect]) -> None:
+        """With a core free and nothing ready, take tasks from behind a long one."""
+        for executor in self.executors:
+            if len(executor.queue) < 2:
+                continue
+            stuck_at = executor.progress_at + _STUCK_S
+            if now >= stuck_at or executor.backlog_us >= _WORTH_READING_BACK_US:
+                spare = len(executor.queue) - 1
+                if now < stuck_at:
+                    spare = (spare + 1) // 2
+                effects.append(ReadBack(executor.index, spare))
+                executor.progress_at = now  # look again later, whatever comes of it
+            at = executor.progress_at + _STUCK_S
+            self._look_again_at = min(self._look_again_at or at, at)
+
+    # -- Cancelling ---------------------------------------------------------------------------------------------------
+
+    def cancelled(self, task: Task, now: float) -> None:
+        """A task at an executor is void; if it is running and goes on for long its process will be ended."""
+        if task.executor is not None and task.executor.cancelled_at is None:
+            task.executor.cancelled_at = now
+
+    def _kill_cancelled(self, now: float, effects: list[QueueEffect]) -> None:
+        for executor in self.executors:
+            if executor.cancelled_at is None:
+                continue
+            first = next(iter(executor.queue))
+            if not any(t.state == ws.OVER for t in executor.queue):
+                executor.cancelled_at = None
+            elif now >= executor.cancelled_at + _KILL_AFTER_S:
+                if first.state == ws.OVER:
+                    effects.append(KillExecutor(executor.index, (first.id, first.attempt)))
+                executor.cancelled_at = now
+
+    def next_deadline(self) -> float | None:
+        deadlines = [e.cancelled_at + _KILL_AFTER_S for e in self.executors if e.cancelled_at is not None]
+        if self._look_again_at is not None:
+            deadlines.append(self._look_again_at)
+        return min(deadlines, default=None)

@@ -1,0 +1,1 @@
+"""Data objects: what tasks take and make, and how they become bytes."""

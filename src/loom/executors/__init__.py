@@ -1,0 +1,1 @@
+"""Where tasks run outside the worker's loop: Python functions and large built-ins in processes, external programs."""

@@ -1,0 +1,30 @@
+"""How a process ended, in words."""
+
+import os
+import signal
+from contextlib import suppress
+
+
+def signal_text(number: int) -> str:
+    """`signal 11 (SIGSEGV)`."""
+    try:
+        return f"signal {number} ({signal.Signals(number).name})"
+    except ValueError:
+        return f"signal {number}"
+
+
+def reap(pid: int) -> int:
+    """Collect a child that has ended; its exit status, or minus the signal that killed it."""
+    _pid, status = os.waitpid(pid, 0)
+    return os.waitstatus_to_exitcode(status)
+
+
+def end_text(exit_code: int) -> str:
+    """`killed by signal 9 (SIGKILL)` or `exited with status 3`, from what `reap` returned."""
+    return f"killed by {signal_text(-exit_code)}" if exit_code < 0 else f"exited with status {exit_code}"
+
+
+def kill_group(leader: int) -> None:
+    """Kill what is alive of a process group, named by its leader's pid."""
+    with suppress(ProcessLookupError, PermissionError):  # none is left, or none of them is ours (a setuid program)
+        os.killpg(leader, signal.SIGKILL)

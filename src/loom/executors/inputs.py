@@ -1,0 +1,96 @@
+"""Inputs of tasks as an executor has them: sent along, handed over as descriptors, or kept from an earlier task."""
+
+import os
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Final
+
+from loom.data.base import DataObject
+from loom.data.buffers import FileSegment, StoredFile, join
+from loom.data.pack import from_packed, rebuild
+from loom.limits import MIB
+from loom.messages import ExecutorInput, ExecutorTask
+
+KEPT_OBJECTS: Final = 256
+KEPT_BYTES: Final = 64 * MIB  # of functions, pickled; some keep large data in their closure
+
+
+class HandedFile(StoredFile):
+    """A file that came as a descriptor: it is closed, and nothing is unlinked, when the last reference goes."""
+
+    def __init__(self, fd: int) -> None:
+        super().__init__(f"/proc/self/fd/{fd}", os.fstat(fd).st_size)
+        self.keep()
+        self._fd = fd
+
+    def __del__(self) -> None:
+        os.close(self._fd)
+        super().__del__()
+
+
+class KeptObjects:
+    """Objects that tasks have in common (functions); those not used for longest go first."""
+
+    def __init__(self) -> None:
+        self._objects: OrderedDict[int, tuple[DataObject, int]] = OrderedDict()
+        self._bytes = 0
+
+    def get(self, object_id: int) -> DataObject | None:
+        """The object, or None where it was never kept or has been forgotten."""
+        found = self._objects.get(object_id)
+        if found is None:
+            return None
+        self._objects.move_to_end(object_id)
+        return found[0]
+
+    def add(self, object_id: int, value: DataObject, size_bytes: int) -> None:
+        """Keep an object; the newest one stays, however large."""
+        if object_id in self._objects:
+            return
+        self._objects[object_id] = value, size_bytes
+        self._bytes += size_bytes
+        while len(self._objects) > KEPT_OBJECTS or (self._bytes > KEPT_BYTES and len(self._objects) > 1):
+            _id, (_value, freed_bytes) = self._objects.popitem(last=False)
+            self._bytes -= freed_bytes
+
+
+class MissingInputs(Exception):
+    """Inputs that were to be kept here and are not (`objects`)."""
+
+    def __init__(self, objects: list[int]) -> None:
+        super().__init__(objects)
+        self.objects = objects
+
+
+def build_inputs(task: ExecutorTask, files: Sequence[HandedFile], kept: KeptObjects) -> list[DataObject]:
+    """The task's inputs in order; `files` are the descriptors of its message. Raises MissingInputs."""
+    objects: list[DataObject] = []
+    missing: list[int] = []
+    for given in task.inputs:
+        if given.packed is not None:
+            value = from_packed(given.packed)
+            if given.keep:
+                kept.add(given.object, value, len(given.packed))
+        elif given.header:
+            value = _rebuild_handed(given, files)
+            if given.keep:
+                kept.add(given.object, value, sum(size for _index, _offset, size in given.parts))
+        else:
+            found = kept.get(given.object)
+            if found is None:
+                missing.append(given.object)
+                continue
+            value = found
+        objects.append(value)
+    if missing:
+        raise MissingInputs(missing)
+    return objects
+
+
+def _rebuild_handed(given: ExecutorInput, files: Sequence[HandedFile]) -> DataObject:
+    if any(index >= len(files) for index, _offset, _size in given.parts):
+        raise OSError("an input could not be opened: this process has too many open files")
+    segments = [FileSegment(files[index], offset, size) for index, offset, size in given.parts]
+    if given.keep:  # it outlives its message, its descriptors must not
+        return rebuild(given.header, [join(segments)])
+    return rebuild(given.header, segments)

@@ -1,0 +1,122 @@
+"""Results of tasks as an executor gives them back: small ones whole, large ones as parts of a file or of inputs."""
+
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+
+from loom.data.base import DataObject
+from loom.data.buffers import FileSegment, Segment, total_size, write_segments
+from loom.data.pack import describe, to_packed
+from loom.data.plain import Plain
+from loom.executors.inputs import HandedFile
+from loom.limits import SMALL_OBJECT_BYTES
+from loom.messages import ExecutorInput, ExecutorResult, ResultPart
+
+
+class OutputFiles:
+    """The files that the running task writes in the store directory: `<prefix><number>`, counted from 1."""
+
+    def __init__(self, prefix: str) -> None:
+        self._prefix = prefix
+        self._count = 0
+        self._paths: list[str] = []
+
+    def new_output(self, _size_hint: int = 0) -> str:
+        """Make an empty file; the first one of a task is where its result goes."""
+        self._count += 1
+        path = f"{self._prefix}{self._count}"
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+        self._paths.append(path)
+        return path
+
+    def main(self) -> str:
+        """The task's first file, made if need be."""
+        return self._paths[0] if self._paths else self.new_output()
+
+    def is_main(self, path: str) -> bool:
+        return bool(self._paths) and self._paths[0] == path
+
+    def close(self, kept: str = "") -> None:
+        """The task is over: remove its files but the one that its result names."""
+        if self._paths:
+            for path in self._paths:
+                if path != kept:
+                    with suppress(FileNotFoundError):  # the object that wrote it has gone, and the file with it
+                        os.unlink(path)
+            self._paths.clear()
+
+
+def fill_result(
+    result: ExecutorResult,
+    value: DataObject,
+    inputs: Sequence[ExecutorInput],
+    files: Sequence[HandedFile],
+    outputs: OutputFiles,
+) -> None:
+    """Put the object into the result. OSError where there is no room for it."""
+    result.size_bytes = value.size()
+    result.length = value.length()
+    if type(value) is not Plain or result.size_bytes > SMALL_OBJECT_BYTES:
+        header, segments = describe(value)
+        if total_size(segments) > SMALL_OBJECT_BYTES:
+            result.header = header
+            result.parts = _place_segments(segments, inputs, files, outputs)
+            if any(part.input < 0 for part in result.parts):
+                result.file = outputs.main()
+            return
+    result.packed = to_packed(value)
+
+
+def _place_segments(
+    segments: Sequence[Segment], inputs: Sequence[ExecutorInput], files: Sequence[HandedFile], outputs: OutputFiles
+) -> list[ResultPart]:
+    """Say where each segment is, after copying to the output file what is in no file that the worker knows."""
+    parts: list[ResultPart] = []
+    copied: list[Segment] = []
+    for segment in segments:
+        part = None
+        # A part of an input keeps all of that input's file alive, so few bytes are rather copied.
+        if type(segment) is FileSegment and segment.size > SMALL_OBJECT_BYTES:
+            part = _part_of_input(segment, inputs, files) or _part_of_output(segment, outputs)
+        if part is None:
+            copied.append(segment)
+        else:
+            _copy_out(copied, outputs, parts)
+            parts.append(part)
+    _copy_out(copied, outputs, parts)
+    return parts
+
+
+def _part_of_input(
+    segment: FileSegment, inputs: Sequence[ExecutorInput], files: Sequence[HandedFile]
+) -> ResultPart | None:
+    if not isinstance(segment.file, HandedFile):
+        return None
+    end = segment.offset + segment.size
+    for number, given in enumerate(inputs):
+        for place, (index, offset, size) in enumerate(given.parts):
+            if files[index] is segment.file and offset <= segment.offset and end <= offset + size:
+                return ResultPart(number, place, segment.offset - offset, segment.size)
+    return None
+
+
+def _part_of_output(segment: FileSegment, outputs: OutputFiles) -> ResultPart | None:
+    if not outputs.is_main(segment.file.path):
+        return None
+    segment.file.keep()
+    return ResultPart(-1, 0, segment.offset, segment.size)
+
+
+def _copy_out(segments: list[Segment], outputs: OutputFiles, parts: list[ResultPart]) -> None:
+    """Append the segments to the output file as one part, and clear the list."""
+    if not segments:
+        return
+    size = total_size(segments)
+    fd = os.open(outputs.main(), os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        offset = os.lseek(fd, 0, os.SEEK_END)
+        write_segments(fd, segments)
+    finally:
+        os.close(fd)
+    parts.append(ResultPart(-1, 0, offset, size))
+    segments.clear()

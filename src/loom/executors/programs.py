@@ -1,0 +1,219 @@
+"""Running external programs: each in a fresh directory, in a session of its own, its output captured in files.
+
+Everything happens in the thread of the worker's loop, which is what allows the cheapest way to give a program its
+working directory: to go there, to spawn, and to come back. Nobody else in the process may rely on relative names.
+"""
+
+import asyncio
+import logging
+import os
+import signal
+from collections.abc import Callable, Sequence
+from time import perf_counter_ns
+from typing import Final, NamedTuple, TypeAlias
+
+from loom.data.array import Array
+from loom.data.base import DataObject, DObject
+from loom.executors.deaths import kill_group, reap, signal_text
+from loom.executors.rundir import BadOutput, RunDirectory
+from loom.limits import STDERR_TAIL_BYTES
+from loom.tasktypes.base import TaskError
+from loom.tasktypes.run import STDERR_FILE, STDOUT_FILE, RunConfig, is_variable, parse_run_config
+
+Done = Callable[[int, DataObject | None, str, int], None]
+OnChanged = Callable[[int, int], None]
+_FileAction: TypeAlias = tuple[int, int, bytes, int, int] | tuple[int, int, int]
+
+# What Python ignores must not be ignored in the programs it starts: `yes | head` would never end.
+_DEFAULT_SIGNALS: Final = (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT)
+_CAPTURE: Final = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+_FILE_ACTIONS: Final[list[_FileAction]] = [
+    (os.POSIX_SPAWN_OPEN, 1, STDOUT_FILE, _CAPTURE, 0o600),
+    (os.POSIX_SPAWN_OPEN, 2, STDERR_FILE, _CAPTURE, 0o600),
+]
+_NO_STDIN: Final = (os.POSIX_SPAWN_OPEN, 0, b"/dev/null", os.O_RDONLY, 0)
+
+_log = logging.getLogger(__name__)
+
+
+class _Run(NamedTuple):
+    """A program that runs."""
+
+    task: int
+    config: RunConfig
+    directory: RunDirectory
+    pid: int
+    pidfd: int
+    begun_ns: int
+    done: Done
+
+
+class ProgramRunner:
+    """Runs programs below `base_dir`, an absolute path on the file system of the store.
+
+    `on_changed(task, position)`: the program changed an input that it had been given as a link, so the object is no
+    longer what it was. The task has failed, or fails right after this call.
+    """
+
+    def __init__(self, base_dir: str, loop: asyncio.AbstractEventLoop, on_changed: OnChanged | None = None) -> None:
+        self._base_dir = base_dir
+        self._loop = loop
+        self._on_changed = on_changed
+        self._environment = dict(os.environb)
+        self._runs: dict[int, _Run] = {}  # by task
+        self._stopping: dict[int, _Run] = {}  # by pid
+        self._count = 0
+
+    def start(self, task: int, config: bytes, inputs: Sequence[DataObject], done: Done) -> None:
+        """Start a program; `done(task, result or None, error, duration_us)` says how it ended.
+
+        `done` may be called before this returns, where the program cannot be started.
+        """
+        assert task not in self._runs
+        try:
+            self._runs[task] = run = self._launch(task, config, inputs, done)
+        except (TaskError, OSError) as error:
+            done(task, None, _start_error(error), 0)
+            return
+        self._loop.add_reader(run.pidfd, self._on_exit, run)
+
+    def stop(self, task: int) -> None:
+        """Kill the task's program; `done` is not called any more. Nothing happens if it does not run."""
+        run = self._runs.pop(task, None)
+        if run is not None:
+            kill_group(run.pid)
+            self._stopping[run.pid] = run  # its end is waited for by the loop
+
+    def close(self) -> None:
+        """Stop every program, and wait until all are gone."""
+        for task in list(self._runs):
+            self.stop(task)
+        for run in list(self._stopping.values()):
+            self._on_exit(run)
+
+    def _launch(self, task: int, config_bytes: bytes, inputs: Sequence[DataObject], done: Done) -> _Run:
+        config = parse_run_config(config_bytes, len(inputs))
+        self._count += 1
+        directory = RunDirectory(self._base_dir, self._count)
+        try:
+            begun_ns = perf_counter_ns()
+            pid = self._spawn(config, directory, inputs)
+            pidfd = _watch_end(pid)
+        except BaseException:
+            self._remove(directory)
+            raise
+        return _Run(task, config, directory, pid, pidfd, begun_ns, done)
+
+    def _spawn(self, config: RunConfig, directory: RunDirectory, inputs: Sequence[DataObject]) -> int:
+        variables: dict[bytes, bytes] = {}
+        stdin: int | None = None
+        try:
+            for position, (name, value) in enumerate(zip(config.inputs, inputs, strict=True)):
+                if not isinstance(value, DObject):
+                    raise TaskError(f"Input {_shown(name)} of the program is no D-object but {value.symbol}")
+                if name is None:
+                    stdin = directory.place_stdin(position, value)
+                elif is_variable(name):
+                    variables[name] = value.read()
+                else:
+                    directory.place(position, name, value)
+            arguments = [variables.get(argument, argument) for argument in config.args]
+            if not arguments[0]:
+                raise TaskError("The name of the program is empty")
+            if any(b"\0" in argument for argument in arguments):
+                raise TaskError("An argument of the program has a zero byte in it")
+            first: _FileAction = _NO_STDIN if stdin is None else (os.POSIX_SPAWN_DUP2, stdin, 0)
+            return self._spawn_in(directory.path, arguments, [first, *_FILE_ACTIONS])
+        finally:
+            if stdin is not None:
+                os.close(stdin)
+
+    def _spawn_in(self, path: bytes, arguments: list[bytes], file_actions: list[_FileAction]) -> int:
+        os.chdir(path)
+        try:
+            return os.posix_spawnp(
+                arguments[0],
+                arguments,
+                self._environment,
+                file_actions=file_actions,
+                setsid=True,
+                setsigmask=(),
+                setsigdef=_DEFAULT_SIGNALS,
+            )
+        except OSError as error:
+            raise TaskError(_spawn_error(os.fsdecode(arguments[0]), error)) from None
+        finally:
+            os.chdir("/")
+
+    def _on_exit(self, run: _Run) -> None:
+        duration_us = (perf_counter_ns() - run.begun_ns) // 1000
+        self._loop.remove_reader(run.pidfd)
+        os.close(run.pidfd)
+        kill_group(run.pid)  # before the program is collected: until then nobody else can have its group's number
+        exit_code = reap(run.pid)
+        changed = run.directory.changed_inputs()
+        if self._on_changed is not None:
+            for position in changed:
+                self._on_changed(run.task, position)
+        stopped = self._stopping.pop(run.pid, None) is not None
+        if stopped:
+            self._remove(run.directory)
+            return
+        del self._runs[run.task]
+        value: DataObject | None = None
+        error = ""
+        try:
+            _check_end(run, exit_code, changed)
+            value = _take_outputs(run)
+        except (TaskError, BadOutput, OSError) as failure:
+            error = str(failure)
+        self._remove(run.directory)
+        run.done(run.task, value, error, duration_us)
+
+    def _remove(self, directory: RunDirectory) -> None:
+        try:
+            directory.remove()
+        except OSError as error:
+            _log.warning("Directory %s of a program cannot be removed: %s", os.fsdecode(directory.path), error)
+
+
+def _watch_end(pid: int) -> int:
+    """A descriptor that is readable once the program has ended; without one (OSError) it is ended here."""
+    try:
+        return os.pidfd_open(pid)
+    except OSError:
+        kill_group(pid)
+        reap(pid)
+        raise
+
+
+def _check_end(run: _Run, exit_code: int, changed: list[int]) -> None:
+    """Raise TaskError where the program failed or did what it must not."""
+    if exit_code != 0:
+        how = f"with status {exit_code}" if exit_code > 0 else f"by {signal_text(-exit_code)}"
+        stderr = run.directory.tail_of(STDERR_FILE, STDERR_TAIL_BYTES)
+        raise TaskError(f"Program terminated {how}\nStderr:\n{stderr}")
+    if changed:
+        names = ", ".join(_shown(run.config.inputs[position]) for position in changed)
+        raise TaskError(f"The program changed its input {names}; inputs are shared and must stay as they are")
+
+
+def _take_outputs(run: _Run) -> DataObject:
+    values = [run.directory.take(STDOUT_FILE if name is None else name) for name in run.config.outputs]
+    return values[0] if len(values) == 1 else Array(values)
+
+
+def _shown(name: bytes | None) -> str:
+    return "stdin" if name is None else repr(os.fsdecode(name))
+
+
+def _start_error(error: TaskError | OSError) -> str:
+    return str(error) if isinstance(error, TaskError) else f"The program could not be started: {error}"
+
+
+def _spawn_error(program: str, error: OSError) -> str:
+    found_where = "" if "/" in program else f" in PATH ({os.environ.get('PATH', os.defpath)})"
+    if not isinstance(error, FileNotFoundError):
+        return f"Program {program!r}{found_where} could not be started: {error.strerror}"
+    interpreter = " (or the interpreter that it names)" if "/" in program else ""
+    return f"Program {program!r}{interpreter} was not found{found_where}"

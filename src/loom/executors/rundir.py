@@ -1,0 +1,218 @@
+"""The directory of one run of a program: what is put there before, what is taken from there after.
+
+The program may leave anything there, links out of it too. So nothing that it left is followed or trusted: outputs are
+regular files reached without passing a link.
+"""
+
+import errno
+import os
+import shutil
+import stat
+from typing import Final, NamedTuple
+
+from loom.data.base import DObject
+from loom.data.buffers import FileSegment, StoredFile, write_segments
+from loom.data.file import FileObject
+from loom.data.plain import Plain
+from loom.limits import SMALL_OBJECT_BYTES
+from loom.tasktypes.run import STDERR_FILE, STDOUT_FILE
+
+_NEW_FILE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+# A FIFO without a writer would hold up an open that waits.
+_LEFT_FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_LEFT_FOLDER: Final = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+_NO_LINK: Final = frozenset((errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP))
+
+
+class BadOutput(Exception):
+    """A declared output is not there, or is nothing that may be taken."""
+
+
+class _LinkedInput(NamedTuple):
+    position: int
+    path: str
+    size: int
+    mtime_ns: int
+
+
+class RunDirectory:
+    """A fresh directory `<base_dir>/r<number>`; large outputs become files `<base_dir>/p<number>-<n>`."""
+
+    def __init__(self, base_dir: str, number: int) -> None:
+        self.path = os.fsencode(f"{base_dir}/r{number}")
+        self._output_prefix = f"{base_dir}/p{number}-"
+        self._outputs = 0
+        self._linked: list[_LinkedInput] = []
+        os.mkdir(self.path, 0o700)
+
+    def place(self, position: int, name: bytes, value: DObject) -> None:
+        """Make an input appear under a name that has been validated; linked where it is one whole file."""
+        path = self._inside(name)
+        if b"/" in name:
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+        stored = _whole_file(value)
+        if isinstance(value, FileObject):
+            os.symlink(value.path, path)
+        elif stored is None or not _link(stored.path, path):
+            self._write(path, value)
+            return
+        if stored is not None:
+            self._watch(position, stored)
+
+    def place_stdin(self, position: int, value: DObject) -> int:
+        """Make an input the standard input; returns a descriptor of it."""
+        stored = _whole_file(value)
+        if stored is not None:
+            self._watch(position, stored)  # it can be opened for writing as /dev/stdin
+            return stored.open()
+        path = self.path + b"+in"  # beside the directory, where every name is the user's
+        self._write(path, value)
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        os.unlink(path)
+        return fd
+
+    def _watch(self, position: int, stored: StoredFile) -> None:
+        found = os.stat(stored.path)
+        self._linked.append(_LinkedInput(position, stored.path, found.st_size, found.st_mtime_ns))
+
+    def _inside(self, name: bytes) -> bytes:
+        return b"%b/%b" % (self.path, name)
+
+    def _write(self, path: bytes, value: DObject) -> None:
+        fd = os.open(path, _NEW_FILE, 0o600)
+        try:
+            write_segments(fd, value.segments())
+        finally:
+            os.close(fd)
+
+    def changed_inputs(self) -> list[int]:
+        """Positions of inputs whose files, given to the program as they are, are not what they were."""
+        return [linked.position for linked in self._linked if not _is_unchanged(linked)]
+
+    def take(self, name: bytes) -> Plain:
+        """What the program left under this name, moved out where it is large. Raises BadOutput."""
+        fd = self._open_left(name)
+        try:
+            found = os.fstat(fd)
+            if not stat.S_ISREG(found.st_mode):
+                raise BadOutput(f"Output {_shown(name)} is not a regular file")
+            if found.st_size <= SMALL_OBJECT_BYTES:
+                return Plain(_read_whole(fd, found.st_size))
+            self._outputs += 1
+            path = f"{self._output_prefix}{self._outputs}"
+            stored = StoredFile(path, found.st_size)
+            if found.st_nlink == 1:
+                os.rename(self._inside(name), path)
+            else:  # known under another name too, under which it could be changed
+                _copy(fd, path)
+            return Plain(FileSegment(stored, 0, found.st_size))
+        finally:
+            os.close(fd)
+
+    def tail_of(self, name: bytes, limit_bytes: int) -> str:
+        """The end of a file that the program left, as text; empty where there is no such file."""
+        try:
+            fd = self._open_left(name)
+        except BadOutput:
+            return ""
+        try:
+            size = os.fstat(fd).st_size
+            return os.pread(fd, limit_bytes, max(0, size - limit_bytes)).decode("utf-8", "replace")
+        except OSError:  # no regular file
+            return ""
+        finally:
+            os.close(fd)
+
+    def _open_left(self, name: bytes) -> int:
+        """Open what the program left, passing no link on the way."""
+        *folders, last = name.split(b"/")
+        at = None
+        try:
+            for folder in folders:
+                inner = os.open(folder if at is not None else self._inside(folder), _LEFT_FOLDER, dir_fd=at)
+                if at is not None:
+                    os.close(at)
+                at = inner
+            return os.open(last if at is not None else self._inside(last), _LEFT_FILE, dir_fd=at)
+        except FileNotFoundError:
+            raise BadOutput(f"The program did not make its output {_shown(name)}") from None
+        except OSError as error:
+            raise BadOutput(
+                f"Output {_shown(name)} cannot be taken, it must be a regular file: {error.strerror}"
+            ) from None
+        finally:
+            if at is not None:
+                os.close(at)
+
+    def remove(self) -> None:
+        """Remove the directory, whatever is in it (OSError where the system does not let it go)."""
+        try:  # most programs leave nothing else, and this is cheaper than to look
+            os.unlink(self._inside(STDOUT_FILE))
+            os.unlink(self._inside(STDERR_FILE))
+            os.rmdir(self.path)
+        except OSError:
+            try:
+                shutil.rmtree(self.path)
+            except PermissionError:
+                _make_removable(self.path)
+                shutil.rmtree(self.path)
+
+
+def _is_unchanged(linked: _LinkedInput) -> bool:
+    try:
+        found = os.stat(linked.path)
+    except OSError:
+        return False
+    return (found.st_size, found.st_mtime_ns) == (linked.size, linked.mtime_ns)
+
+
+def _whole_file(value: DObject) -> StoredFile | None:
+    """The file whose content is exactly that of the object, if there is one."""
+    segments = value.segments()
+    if len(segments) != 1 or not isinstance(segments[0], FileSegment):
+        return None
+    segment = segments[0]
+    return segment.file if segment.offset == 0 and segment.size == segment.file.size else None
+
+
+def _shown(name: bytes) -> str:
+    return repr(os.fsdecode(name))
+
+
+def _link(source: str, target: bytes) -> bool:
+    """Hard link; False where the file systems do not allow it."""
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if error.errno in _NO_LINK:
+            return False
+        raise
+    return True
+
+
+def _read_whole(fd: int, size: int) -> bytes:
+    data = os.read(fd, size)
+    while len(data) < size and (more := os.read(fd, size - len(data))):
+        data += more
+    return data
+
+
+def _copy(fd: int, path: str) -> None:
+    target = os.open(path, _NEW_FILE, 0o600)
+    try:
+        offset = 0
+        while copied := os.sendfile(target, fd, offset, 1 << 30):
+            offset += copied
+    finally:
+        os.close(target)
+
+
+def _make_removable(path: bytes) -> None:
+    """Programs leave folders that may not be written or read."""
+    os.chmod(path, 0o700)
+    for folder, names, _files in os.walk(path):
+        for name in names:
+            inner = os.path.join(folder, name)
+            if not os.path.islink(inner):
+                os.chmod(inner, 0o700)

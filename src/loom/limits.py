@@ -1,0 +1,47 @@
+"""Every bound of the system, in one place. Sizes in bytes, times in seconds."""
+
+from typing import Final
+
+KIB: Final = 1024
+MIB: Final = 1024 * KIB
+
+# Wire
+MAX_FRAME_BYTES: Final = 64 * MIB  # one control frame; bulk data travels in pieces of its own
+MAX_HANDSHAKE_BYTES: Final = 4 * KIB  # read from a stranger before it has proven the key
+HANDSHAKE_TIMEOUT_S: Final = 10.0
+MAX_HALF_OPEN_LINKS: Final = 128  # at the bound the oldest is cut, a newcomer is never refused
+LINK_HIGH_WATER_BYTES: Final = 4 * MIB  # above it the core stops feeding a link
+LINK_LOW_WATER_BYTES: Final = 1 * MIB
+BULK_PIECE_BYTES: Final = 256 * KIB  # largest write of bulk data at a time
+
+# Plans
+MAX_CHUNK_TASKS: Final = 2048  # 2,048 tasks cost the server some 5 ms of ingest: a bounded turn
+CHUNK_TARGET_BYTES: Final = 1 * MIB  # a chunk is closed once it is this large
+MAX_CHUNK_BYTES: Final = 48 * MIB  # one task with a large config may exceed the target, never this
+MAX_LABEL_CHARS: Final = 200
+MAX_SYMBOL_CHARS: Final = 200
+MAX_INPUTS: Final = 1 << 22  # of one task
+MAX_CONFIG_BYTES: Final = 32 * MIB
+MAX_PATH_BYTES: Final = 4096
+MAX_ERROR_CHARS: Final = 128 * KIB
+STDERR_TAIL_BYTES: Final = 64 * KIB
+MAX_CPUS: Final = 1 << 16
+
+# Objects
+SMALL_OBJECT_BYTES: Final = 64 * KIB  # up to here an object is bytes in its worker; above, a file
+INLINE_RESULT_BYTES: Final = 8 * KIB  # up to here a result travels inside ResultsReady
+CLIENT_CREDIT_BYTES: Final = 16 * MIB  # inline results a client is ready to keep before it releases some
+INLINE_TASK_BYTES: Final = 1 * MIB  # built-ins above this run in an executor, not in the worker's loop
+MAX_HANDOVER_FDS: Final = 200  # the kernel takes 253 descriptors a message (SCM_MAX_FD)
+MAX_OPEN_MAPPINGS: Final = 256
+
+# Server
+MAX_SESSIONS: Final = 10_000
+MAX_KINDS: Final = 4096  # distinct (symbol, label prefix, request) the server keeps statistics of
+SESSION_GRACE_S: Final = 5.0  # how long a session outlives its broken link
+MAX_LOCATIONS: Final = 4  # holders named to a worker for one input
+
+# Client
+CONNECT_TIMEOUT_S: Final = 5.0
+RECONNECT_PAUSE_S: Final = 0.1
+RECONNECT_PAUSE_MAX_S: Final = 2.0

@@ -1,0 +1,479 @@
+"""Every struct that crosses a socket, by direction. A message is one struct here and one handler in a core.
+
+Task ids are global (`ids.task_id`) between server and workers; a client speaks of numbers in its own session. Columns
+(`bytes`) are little-endian arrays: `H` 16 bit, `I` 32 bit, `Q` 64 bit. Times are in microseconds, sizes in bytes.
+`packed` is a whole small object as `data.pack` makes it: the server passes it on unopened.
+"""
+
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+from loom.limits import MAX_CPUS, MAX_LABEL_CHARS, MAX_SYMBOL_CHARS
+from loom.resources import Request
+
+Symbol = Annotated[str, Meta(max_length=MAX_SYMBOL_CHARS)]
+Label = Annotated[str, Meta(max_length=MAX_LABEL_CHARS)]
+Count = Annotated[int, Meta(ge=0)]
+Id = Annotated[int, Meta(ge=0)]
+
+RESULT = 1  # task flag: submitted by the client, its object is kept until released
+
+
+class Message(Struct, array_like=True, gc=False, forbid_unknown_fields=True):
+    """Base of everything on the wire."""
+
+
+# -- Plans ------------------------------------------------------------------------------------------------------------
+
+
+class PlanChunk(Message):
+    """A stretch of a plan in topological order: task `first + i` is row i of every column.
+
+    Inputs are numbers of the session, lower than the task's own. `consumers` counts the unique tasks of the same plan
+    (numbers from `plan_first` on) that take the row's object, those in later chunks included. Inputs below
+    `plan_first` are futures of earlier plans. Levels are b-levels in tasks: the longest way down to a sink.
+    """
+
+    plan_first: Id
+    first: Id
+    symbols: list[Symbol]
+    labels: list[Label]
+    requests: list[Request]
+    symbol_of: bytes  # H
+    label_of: bytes  # H
+    request_of: bytes  # H
+    flags: bytes  # B
+    levels: bytes  # I
+    consumers: bytes  # I
+    input_ends: bytes  # I, cumulative
+    inputs: bytes  # Q, positional
+    config_ends: bytes  # I, cumulative
+    configs: bytes
+
+
+# -- Client to server -------------------------------------------------------------------------------------------------
+
+
+class OpenSession(Message, tag=1):
+    """First message of a client. `token` is the session's secret, needed to resume it."""
+
+    token: bytes
+    credit_bytes: Count
+
+
+class ResumeSession(Message, tag=2):
+    """Take an established session up again after its link broke."""
+
+    session: Id
+    token: bytes
+    credit_bytes: Count
+
+
+class SubmitChunk(Message, tag=3):
+    seq: Id
+    chunk: PlanChunk
+
+
+class Release(Message, tag=4):
+    """Give results up (`numbers`: Q column) and grant the credit that their inline copies used."""
+
+    seq: Id
+    numbers: bytes
+    credit_bytes: Count
+
+
+class CloseSession(Message, tag=5):
+    seq: Id
+
+
+class Terminate(Message, tag=6):
+    """Stop the server and all its workers."""
+
+    seq: Id
+
+
+class GetStats(Message, tag=7):
+    seq: Id
+
+
+class LocateResult(Message, tag=8):
+    """The holder the client knew did not answer: bring the object back or say where it is now."""
+
+    seq: Id
+    number: Id
+
+
+class RelayFetch(Message, tag=9):
+    """The client cannot reach the worker: send the object through the server."""
+
+    seq: Id
+    number: Id
+
+
+ClientToServer = (
+    OpenSession
+    | ResumeSession
+    | SubmitChunk
+    | Release
+    | CloseSession
+    | Terminate
+    | GetStats
+    | LocateResult
+    | RelayFetch
+)
+
+
+# -- Server to client -------------------------------------------------------------------------------------------------
+
+
+class SessionOpened(Message, tag=32):
+    session: Id
+    incarnation: Id
+
+
+class SessionRefused(Message, tag=33):
+    reason: str
+
+
+class Acked(Message, tag=34):
+    """Every command up to `seq` has been applied."""
+
+    seq: Id
+
+
+class ReadyResult(Message):
+    """`packed` is the whole object where it is small and the client's credit allows; `worker` holds it else."""
+
+    number: Id
+    size_bytes: Count
+    worker: Id
+    packed: bytes | None
+
+
+class PeerAddress(Message):
+    """Where a worker's objects can be fetched. `handover` names its unix socket (reachable on its own host only)."""
+
+    worker: Id
+    name: str
+    host: str
+    port: Count
+    handover: str
+
+
+class ResultsReady(Message, tag=35):
+    """`peers` introduces holders not named on this link before."""
+
+    results: list[ReadyResult]
+    peers: list[PeerAddress]
+
+
+class FailedResult(Message):
+    """`task` is the task whose failure this is (the result's own or one it depends on)."""
+
+    number: Id
+    task: Id
+    worker: str
+    error: str
+
+
+class ResultsFailed(Message, tag=36):
+    results: list[FailedResult]
+
+
+class Stats(Message, tag=37):
+    seq: Id
+    values: dict[str, int]
+
+
+class RelayedObject(Message, tag=38):
+    """A piece of a relayed object; the last one says so. `error` where it could not be had."""
+
+    number: Id
+    header: bytes
+    piece: bytes
+    last: bool
+    error: str
+
+
+ServerToClient = SessionOpened | SessionRefused | Acked | ResultsReady | ResultsFailed | Stats | RelayedObject
+
+
+# -- Worker to server -------------------------------------------------------------------------------------------------
+
+
+class RegisterWorker(Message, tag=64):
+    """`name` is for people (host:pid)."""
+
+    name: str
+    cpus: Annotated[int, Meta(ge=1, le=MAX_CPUS)]
+    host: str
+    port: Count
+    handover: str
+    symbols: list[Symbol]
+
+
+class FinishedTask(Message):
+    """`packed` only for a small object of a task flagged RESULT."""
+
+    task: Id
+    attempt: Id
+    size_bytes: Count
+    length: Count
+    duration_us: Count
+    packed: bytes | None
+
+
+class TasksFinished(Message, tag=65):
+    tasks: list[FinishedTask]
+
+
+class FailedTask(Message):
+    """`crashed`: the task took its executor or program down with it."""
+
+    task: Id
+    attempt: Id
+    error: str
+    crashed: bool
+
+
+class TasksFailed(Message, tag=66):
+    tasks: list[FailedTask]
+
+
+class TaskRedirected(Message, tag=67):
+    """The task's result is that of the last row of `chunk`.
+
+    Rows are numbered from `chunk.first` = SERVER_MADE on; the server gives them numbers of its own. Inputs below
+    SERVER_MADE are positions among the redirecting task's own inputs.
+    """
+
+    task: Id
+    attempt: Id
+    chunk: PlanChunk
+
+
+class ObjectsHeld(Message, tag=68):
+    """Replicas that arrived from other workers (`objects`: Q column)."""
+
+    objects: bytes
+
+
+class TasksGivenBack(Message, tag=69):
+    """Not started here and no longer this worker's (Q columns). `answer`: this answers a GiveBack.
+
+    Unasked it says that an input was not there and could not be had.
+    """
+
+    tasks: bytes
+    attempts: bytes
+    answer: bool
+
+
+class RelayPiece(Message, tag=70):
+    """An object on its way through the server to a client; the last piece says so."""
+
+    object: Id
+    header: bytes
+    piece: bytes
+    last: bool
+    error: str
+
+
+WorkerToServer = (
+    RegisterWorker | TasksFinished | TasksFailed | TaskRedirected | ObjectsHeld | TasksGivenBack | RelayPiece
+)
+
+
+# -- Server to worker -------------------------------------------------------------------------------------------------
+
+
+class WorkerAccepted(Message, tag=96):
+    worker: Id
+    incarnation: Id
+
+
+class TaskKind(Message):
+    """Tasks of one symbol, label prefix and request, whose durations are alike: announced once a link."""
+
+    kind: Id
+    symbol: Symbol
+    label: Label
+    request: Request
+
+
+class RunTask(Message):
+    """`inputs` are positional object ids."""
+
+    task: Id
+    attempt: Id
+    kind: Id
+    flags: Count
+    config: bytes
+    inputs: list[Id]
+
+
+class ObjectAt(Message):
+    """An input that the worker lacks, with workers that hold it."""
+
+    object: Id
+    size_bytes: Count
+    workers: list[Id]
+
+
+class RunTasks(Message, tag=97):
+    """Assignments, in an order in which inputs made by this worker come before their consumers."""
+
+    kinds: list[TaskKind]
+    peers: list[PeerAddress]
+    objects: list[ObjectAt]
+    tasks: list[RunTask]
+
+
+class CancelTasks(Message, tag=98):
+    """Stop and forget (Q column)."""
+
+    tasks: bytes
+
+
+class RecallTasks(Message, tag=99):
+    """Give these back unless they have started (Q column)."""
+
+    tasks: bytes
+
+
+class GiveBack(Message, tag=100):
+    """Give back up to `count` tasks that have not started, those that would start last first."""
+
+    count: Count
+
+
+class DropObjects(Message, tag=101):
+    objects: bytes
+
+
+class ForgetSession(Message, tag=102):
+    """Everything of the session is void: stop its tasks, drop its objects."""
+
+    session: Id
+
+
+class RelayObject(Message, tag=103):
+    """Send this object to the server in RelayPiece messages."""
+
+    object: Id
+
+
+class StopWorker(Message, tag=104):
+    pass
+
+
+ServerToWorker = (
+    WorkerAccepted
+    | RunTasks
+    | CancelTasks
+    | RecallTasks
+    | GiveBack
+    | DropObjects
+    | ForgetSession
+    | RelayObject
+    | StopWorker
+)
+
+
+# -- Data links: a worker or client asks a worker for objects ---------------------------------------------------------
+
+
+class FetchObjects(Message, tag=128):
+    objects: list[Id]
+
+
+class ObjectComes(Message, tag=129):
+    """Followed by `size_bytes` of payload in bulk frames; over a handover socket, by `parts` instead.
+
+    A part is (offset, length) into the descriptor at its place among those handed over.
+    """
+
+    object: Id
+    header: bytes
+    size_bytes: Count
+    parts: list[tuple[int, int]]
+    payload: bytes
+
+
+class ObjectMissing(Message, tag=130):
+    object: Id
+
+
+DataRequest = FetchObjects
+DataReply = ObjectComes | ObjectMissing
+
+
+# -- Worker and its executors -----------------------------------------------------------------------------------------
+
+
+class ExecutorInput(Message):
+    """One input of a task given to an executor.
+
+    `packed`: a small object whole. Else `header` and `parts`, (descriptor index, offset, length) into the descriptors
+    that came with the message. Neither: an object that the executor keeps (functions), by `object`.
+    """
+
+    object: Id
+    packed: bytes | None
+    header: bytes
+    parts: list[tuple[int, int, int]]
+    keep: bool
+
+
+class ExecutorTask(Message):
+    """`serial` counts the tasks given to this executor: shared memory says which one is running."""
+
+    serial: Id
+    task: Id
+    attempt: Id
+    symbol: Symbol
+    config: bytes
+    inputs: list[ExecutorInput]
+
+
+class ExecutorBatch(Message, tag=160):
+    tasks: list[ExecutorTask]
+
+
+class ResultPart(Message):
+    """Bytes of a result: of the executor's output file (`input` = -1) or of part `index` of input `input`."""
+
+    input: int
+    index: int
+    offset: Count
+    size_bytes: Count
+
+
+class ExecutorResult(Message, tag=161):
+    """What became of one task: exactly one of `packed`, `file`/`parts`, `error`, `chunk`, `missing` says it."""
+
+    serial: Id
+    task: Id
+    attempt: Id
+    duration_us: Count
+    size_bytes: Count
+    length: Count
+    packed: bytes | None
+    header: bytes
+    file: str
+    parts: list[ResultPart]
+    error: str
+    chunk: PlanChunk | None
+    missing: list[Id]
+
+
+class ExecutorLog(Message, tag=162):
+    """A line for the worker's log, from `ctx.log_*`. `level` as in the logging module."""
+
+    task: Id
+    level: int
+    text: str
+
+
+FromExecutor = ExecutorResult | ExecutorLog

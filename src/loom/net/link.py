@@ -1,0 +1,206 @@
+"""A link: an established connection that carries messages (and bulk data) both ways, in order.
+
+What the messages mean is its handler's business. Whatever goes wrong on a link ends that link only.
+"""
+
+import asyncio
+import logging
+import os
+import secrets
+from collections.abc import Callable, Sequence
+from typing import Final, Protocol
+
+from loom.errors import ConnectError, KeyRefused, ProtocolError, VersionMismatch
+from loom.limits import CONNECT_TIMEOUT_S, LINK_HIGH_WATER_BYTES, LINK_LOW_WATER_BYTES
+from loom.messages import Message
+from loom.net.greeting import Greeting
+from loom.net.sockets import Address, resolve, tcp_socket
+from loom.wire.codec import Decoder, encode
+from loom.wire.framing import FrameReader
+from loom.wire.handshake import NONCE_BYTES, Connecting, Role
+
+_log = logging.getLogger(__name__)
+
+FLUSH_TIMEOUT_S: Final = 10.0  # a closed link whose peer does not take the rest is cut after this
+
+
+class LinkHandler(Protocol):
+    """Who is told what happens on links, on the loop's thread."""
+
+    def on_messages(self, link: "Link", messages: list[Message]) -> None:
+        """One frame arrived. A ProtocolError raised here closes the link; any other exception is a fault of ours, is
+        logged as such and closes it too.
+        """
+
+    def on_closed(self, link: "Link", reason: str) -> None:
+        """Nothing comes any more. Called once for every link, for those closed from this end too, never from inside
+        `close`.
+        """
+
+    def on_full(self, link: "Link") -> None:
+        """More than LINK_HIGH_WATER_BYTES wait for the peer. May come from inside `send`, which goes on working."""
+
+    def on_drained(self, link: "Link") -> None:
+        """Fewer than LINK_LOW_WATER_BYTES wait again."""
+
+
+class Link(asyncio.BufferedProtocol):
+    """One end of an established link; `connect` and `listen` make them."""
+
+    def __init__(self, transport: asyncio.Transport, peer: str, role: Role) -> None:
+        self.peer = peer
+        """Role and address of the other end, for logs."""
+        self.role: Role = role
+        """Role of the other end."""
+        self.full = False
+        """Between `on_full` and `on_drained`."""
+        self.closed = False
+        """`close` was called or the connection is gone: what is sent now is dropped."""
+        self.received_bytes = 0
+        """Grows with every byte that arrives, bulk included."""
+        self._transport = transport
+        self._reader = FrameReader()
+        self._reason: str | None = None
+        self._flush_timer: asyncio.TimerHandle | None = None
+
+    def attach(self, decoder: Decoder, handler: LinkHandler) -> None:
+        """Begin to deliver what arrives."""
+        self._decode = decoder.decode
+        self._handler = handler
+        self._transport.set_protocol(self)
+        self._transport.set_write_buffer_limits(LINK_HIGH_WATER_BYTES, LINK_LOW_WATER_BYTES)
+
+    def send(self, messages: Sequence[Message]) -> None:
+        """Send the messages in one frame. On a closed link they are dropped: `on_closed` has told or will tell."""
+        if not self.closed:
+            self._transport.write(encode(messages))
+
+    def write(self, frames: bytes | bytearray | memoryview) -> None:
+        """Send what is framed already; a memoryview must not change until it is sent."""
+        if not self.closed:
+            self._transport.write(frames)
+
+    def land(self, buffer: memoryview, landed: Callable[[], None]) -> None:
+        """Let the bulk data that comes next fill `buffer` (not empty), then call `landed`; called in `on_messages`."""
+        self._reader.land(buffer, landed)
+
+    def close(self, reason: str = "closed by this end") -> None:
+        """Send what waits, then close; messages that arrive meanwhile are dropped."""
+        if self.closed:
+            return
+        self.closed = True
+        self._reason = reason
+        self._transport.close()
+        self._flush_timer = asyncio.get_running_loop().call_later(FLUSH_TIMEOUT_S, self._transport.abort)
+
+    def abort(self, reason: str) -> None:
+        """Close at once; what waits is dropped."""
+        if not self.closed:
+            self.closed = True
+            self._reason = reason
+        self._transport.abort()
+
+    # -- called by the transport --------------------------------------------------------------------------------------
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._reader.buffer()
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self.received_bytes += nbytes
+        reader = self._reader
+        reader.received(nbytes)
+        try:
+            while not self.closed and (frame := reader.next_frame()) is not None:
+                self._handler.on_messages(self, self._decode(frame))
+        except ProtocolError as error:
+            _log.warning("closing the link to %s: %s", self.peer, error)
+            self.abort(f"protocol error: {error}")
+
+    def pause_writing(self) -> None:
+        self.full = True
+        self._handler.on_full(self)
+
+    def resume_writing(self) -> None:
+        self.full = False
+        self._handler.on_drained(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.closed = True
+        if self._flush_timer is not None:
+            self._flush_timer.cancel()
+        self._handler.on_closed(self, self._reason or (str(exc) if exc else "closed by the other end"))
+
+
+async def connect(
+    host: str,
+    port: int,
+    role: Role,
+    key: bytes,
+    decoder: Decoder,
+    handler: LinkHandler,
+    timeout_s: float = CONNECT_TIMEOUT_S,
+) -> Link:
+    """Open a link as `role` and prove the key; every address of the name is tried, all within `timeout_s`.
+
+    The handler may be called before this returns. Raises KeyRefused, VersionMismatch, or ConnectError naming host,
+    port and what went wrong.
+    """
+    where = f"{host}:{port}"
+    try:
+        async with asyncio.timeout(timeout_s):
+            addresses = await resolve(host, port)
+            failures: list[str] = []
+            for address in addresses:
+                try:
+                    async with asyncio.timeout(timeout_s / len(addresses)):
+                        return await _open(
+                            address, Connecting(key, role, secrets.token_bytes(NONCE_BYTES)), decoder, handler
+                        )
+                except (KeyRefused, VersionMismatch) as error:
+                    raise type(error)(f"{where}: {error}") from None
+                except ConnectError as error:
+                    failures.append(str(error))
+                except TimeoutError:
+                    failures.append("no answer")
+                except OSError as error:
+                    failures.append(os.strerror(error.errno) if error.errno else str(error))
+    except TimeoutError:
+        raise ConnectError(f"{where}: no answer within {timeout_s:g} s") from None
+    raise ConnectError(f"cannot connect to {where}: {'; '.join(dict.fromkeys(failures))}")
+
+
+def link_of(greeting: Greeting) -> Link:
+    """What an established greeting becomes; to be attached before the loop runs on."""
+    assert greeting.transport is not None
+    role = greeting.handshake.peer_role
+    assert role is not None
+    return Link(greeting.transport, f"{role} {greeting.peer}", role)
+
+
+async def _open(address: Address, handshake: Connecting, decoder: Decoder, handler: LinkHandler) -> Link:
+    loop = asyncio.get_running_loop()
+    opened: asyncio.Future[Link] = loop.create_future()
+
+    def established(greeting: Greeting) -> None:
+        link = link_of(greeting)
+        link.attach(decoder, handler)
+        opened.set_result(link)
+
+    def refused(_: Greeting, error: ConnectError) -> None:
+        if not opened.done():
+            opened.set_exception(error)
+
+    greeting = Greeting(handshake, established, refused)
+    family, target = address
+    sock = tcp_socket(family)
+    try:
+        await loop.sock_connect(sock, target)
+        await loop.create_connection(lambda: greeting, sock=sock)
+        return await opened
+    except BaseException:  # a time limit's cancellation above all
+        opened.cancel()
+        if greeting.transport is None:
+            sock.close()
+        else:
+            greeting.transport.abort()
+        raise

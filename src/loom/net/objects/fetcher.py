@@ -1,0 +1,86 @@
+"""Fetches objects from the processes that hold them."""
+
+from collections.abc import Callable, Sequence
+from typing import Final, NamedTuple
+
+from loom.limits import CONNECT_TIMEOUT_S
+from loom.messages import DataReply, PeerAddress
+from loom.net.link import Link, connect
+from loom.net.objects.handover import HandoverLink, connect_handover
+from loom.net.objects.lane import Adopt, Done, Fetched, Land, Lane, Opening, Request
+from loom.wire.codec import Decoder
+
+__all__ = ["Fetched", "ObjectFetcher"]
+
+IDLE_TIMEOUT_S: Final = 30.0
+
+
+class _Lanes(NamedTuple):
+    tcp: Lane
+    handover: Lane | None
+
+
+class ObjectFetcher:
+    """Keeps a connection to every holder that it needs, handover before TCP.
+
+    `land(size)` gives the writable buffer that a large payload from another host fills, and a call that turns it, once
+    full, into a segment. `adopt(descriptor, size)` turns a received read-only descriptor into a segment of the file's
+    first `size` bytes; it has to close the descriptor, where it fails too. Both may raise OSError, which fails the
+    fetch.
+    """
+
+    def __init__(self, key: bytes, land: Land, adopt: Adopt, idle_timeout_s: float = IDLE_TIMEOUT_S) -> None:
+        self._key = key
+        self._land = land
+        self._adopt = adopt
+        self._idle_timeout_s = idle_timeout_s
+        self._decoder = Decoder(DataReply)
+        self._lanes: dict[tuple[str, int, str], _Lanes] = {}
+        self._closed = False
+
+    def fetch(self, peer: PeerAddress, objects: Sequence[int], done: Done) -> None:
+        """`done(object, fetched, reason)` is called once for every object, never from inside this call.
+
+        `fetched` is the object packed if its holder keeps it so, else its header and payload; None where it could not
+        be had, and then `reason` says why. A holder that is silent for the idle time is given up.
+        """
+        assert not self._closed
+        lanes = self._lanes_to(peer)
+        lane = lanes.handover if lanes.handover is not None and lanes.handover.reachable else lanes.tcp
+        lane.ask(Request(number, done) for number in objects)
+
+    def close(self) -> None:
+        """Every fetch under way ends with None, from inside this call."""
+        self._closed = True
+        for lanes in self._lanes.values():
+            lanes.tcp.close("closed")
+            if lanes.handover is not None:
+                lanes.handover.close("closed")
+
+    def _lanes_to(self, peer: PeerAddress) -> _Lanes:
+        place = (peer.host, peer.port, peer.handover)
+        lanes = self._lanes.get(place)
+        if lanes is None:
+            tcp = self._tcp_lane(peer.host, peer.port)
+            handover = self._handover_lane(peer.handover, tcp) if peer.handover else None
+            lanes = self._lanes[place] = _Lanes(tcp, handover)
+        return lanes
+
+    def _tcp_lane(self, host: str, port: int) -> Lane:
+        async def opening(lane: Lane) -> Link:
+            return await connect(host, port, "data", self._key, self._decoder, lane)
+
+        return self._lane(opening, _fail)
+
+    def _handover_lane(self, name: str, tcp: Lane) -> Lane:
+        async def opening(lane: Lane) -> HandoverLink:
+            return await connect_handover(name, "data", self._key, self._decoder, lane, CONNECT_TIMEOUT_S)
+
+        return self._lane(opening, lambda request, _: tcp.ask([request]))
+
+    def _lane(self, opening: Opening, unserved: Callable[[Request, str], None]) -> Lane:
+        return Lane(opening, self._land, self._adopt, unserved, self._idle_timeout_s)
+
+
+def _fail(request: Request, reason: str) -> None:
+    request.done(request.object, None, reason)

@@ -1,0 +1,222 @@
+"""One way to one holder of objects: asks over a connection that it opens when it has something to ask.
+
+The holder answers in order, so requests wait in a queue. Every request ends: delivered, or given to `unserved` with the
+reason. A lane does not know which of the two kinds of connection it has: an answer says itself how its payload comes.
+"""
+
+import asyncio
+import os
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Final, NamedTuple
+
+from loom.data.buffers import Segment, cut_segment, join
+from loom.errors import ConnectError, ProtocolError
+from loom.messages import FetchObjects, Message, ObjectComes, ObjectMissing
+from loom.net.link import Link
+from loom.net.objects.handover import HandoverLink
+
+_ASKED_AT_ONCE: Final = 4096  # objects in one request
+_WATCHES: Final = 4  # looks at a link in the time that it may be silent
+
+Fetched = bytes | tuple[bytes, list[Segment]] | None
+"""A packed object, or header and payload, or nothing."""
+
+Done = Callable[[int, Fetched, str], None]
+Land = Callable[[int], tuple[memoryview, Callable[[], Segment]]]
+Adopt = Callable[[int, int], Segment]
+Opening = Callable[["Lane"], Awaitable[Link | HandoverLink]]
+
+
+class Request(NamedTuple):
+    object: int
+    done: Done
+
+
+class Lane:
+    """Requests to one holder over one kind of connection, which `opening` makes with the lane as its handler."""
+
+    def __init__(
+        self,
+        opening: Opening,
+        land: Land,
+        adopt: Adopt,
+        unserved: Callable[[Request, str], None],
+        idle_timeout_s: float,
+    ) -> None:
+        self.reachable = True
+        """False once it could not be connected."""
+        self._opening = opening
+        self._land = land
+        self._adopt = adopt
+        self._unserved = unserved
+        self._idle_timeout_s = idle_timeout_s
+        self._loop = asyncio.get_running_loop()
+        self._waiting: list[Request] = []
+        self._asked: deque[Request] = deque()
+        self._link: Link | HandoverLink | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._ask_due = False
+        self._landing = False
+        self._closed_reason = ""
+        self._watch_timer: asyncio.TimerHandle | None = None
+        self._heard_bytes = 0
+        self._heard_at_s = 0.0
+
+    def ask(self, requests: Iterable[Request]) -> None:
+        """What is asked for in one turn of the loop travels together."""
+        self._waiting.extend(requests)
+        if self._closed_reason:
+            self._give_up(self._closed_reason)
+        elif self._link is not None:
+            if not self._ask_due:
+                self._ask_due = True
+                self._loop.call_soon(self._ask_now)
+        elif self._task is None:
+            self._task = self._loop.create_task(self._open())
+
+    def close(self, reason: str) -> None:
+        self._closed_reason = reason
+        if self._task is not None:
+            self._task.cancel()
+        self._disconnect(reason)
+        self._give_up(reason)
+
+    # -- the connection -----------------------------------------------------------------------------------------------
+
+    async def _open(self) -> None:
+        try:
+            link = await self._opening(self)
+        except ConnectError as error:
+            self.reachable = False
+            self._give_up(str(error))
+            return
+        finally:
+            self._task = None
+        if link.closed:
+            self._give_up(f"{link.peer}: the connection was lost at once")
+            return
+        self._link = link
+        self._ask_now()
+        self._watch()
+
+    def _ask_now(self) -> None:
+        self._ask_due = False
+        if self._link is None:
+            return
+        self._heard_at_s = self._loop.time()
+        requests, self._waiting = self._waiting, []
+        self._asked.extend(requests)
+        for begin in range(0, len(requests), _ASKED_AT_ONCE):
+            self._link.send([FetchObjects([one.object for one in requests[begin : begin + _ASKED_AT_ONCE]])])
+
+    def _watch(self) -> None:
+        """Close a connection that has been silent for too long, or not needed for as long."""
+        if self._link is None:
+            return
+        now = self._loop.time()
+        if self._link.received_bytes != self._heard_bytes:
+            self._heard_bytes = self._link.received_bytes
+            self._heard_at_s = now
+        elif now - self._heard_at_s >= self._idle_timeout_s:
+            reason = f"{self._link.peer}: not a byte for {self._idle_timeout_s:g} s"
+            self._disconnect(reason)
+            self._give_up(reason)
+            return
+        self._watch_timer = self._loop.call_later(self._idle_timeout_s / _WATCHES, self._watch)
+
+    def _disconnect(self, reason: str) -> None:
+        link, self._link = self._link, None
+        self._landing = False
+        self._heard_bytes = 0
+        if self._watch_timer is not None:
+            self._watch_timer.cancel()
+        if link is not None:
+            link.abort(reason)
+
+    def _give_up(self, reason: str) -> None:
+        requests = [*self._asked, *self._waiting]
+        self._asked.clear()
+        self._waiting = []
+        for request in requests:
+            self._unserved(request, reason)
+
+    # -- what the link says -------------------------------------------------------------------------------------------
+
+    def on_messages(self, link: Link | HandoverLink, messages: list[Message]) -> None:
+        for message in messages:
+            if link is not self._link:
+                return
+            assert isinstance(message, ObjectComes | ObjectMissing)  # the decoder knows no other
+            if self._landing or not self._asked or self._asked[0].object != message.object:
+                raise ProtocolError(f"object {message.object} was not to come now")
+            self._on_answer(link, message)
+
+    def on_closed(self, link: Link | HandoverLink, reason: str) -> None:
+        if link is self._link:
+            self._disconnect(reason)
+            self._give_up(f"{link.peer}: {reason}")
+
+    def on_full(self, link: Link | HandoverLink) -> None:
+        """Requests are small and go out all the same."""
+
+    def on_drained(self, link: Link | HandoverLink) -> None:
+        """As `on_full`."""
+
+    def _on_answer(self, link: Link | HandoverLink, message: ObjectComes | ObjectMissing) -> None:
+        if isinstance(message, ObjectMissing):
+            self._unserved(self._asked.popleft(), f"{link.peer} does not have the object any more")
+        elif message.size_bytes == len(message.payload):
+            self._deliver(message.header, [message.payload] if message.payload else [])
+        elif isinstance(link, HandoverLink):
+            self._on_parts(link, message)
+        else:
+            self._begin_landing(link, message)
+
+    def _begin_landing(self, link: Link, message: ObjectComes) -> None:
+        try:
+            buffer, become = self._land(message.size_bytes)
+        except OSError as error:
+            self._fail_here(error)
+            return
+
+        def landed() -> None:
+            self._landing = False
+            try:
+                segment = become()
+            except OSError as error:
+                self._fail_here(error)
+            else:
+                self._deliver(message.header, [segment])
+
+        link.land(buffer, landed)
+        self._landing = True
+
+    def _on_parts(self, link: HandoverLink, message: ObjectComes) -> None:
+        descriptors = deque(link.take_descriptors(len(message.parts)))
+        segments: list[Segment] = []
+        try:
+            if sum(size for _, size in message.parts) != message.size_bytes:
+                raise ProtocolError("the parts of an object are not its size")
+            for offset, size in message.parts:
+                end = offset + size
+                if not 0 <= offset < end <= os.fstat(descriptors[0]).st_size:
+                    raise ProtocolError("a part of an object lies outside of its file")
+                segments.append(cut_segment(self._adopt(descriptors.popleft(), end), offset, end))
+        except OSError as error:
+            self._fail_here(error)
+            return
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
+        self._deliver(message.header, segments)
+
+    def _fail_here(self, error: OSError) -> None:
+        """This side has no room for a payload: what follows it on the link cannot be told from it any more."""
+        reason = f"no room for an object: {error}"
+        self._disconnect(reason)
+        self._give_up(reason)
+
+    def _deliver(self, header: bytes, payload: list[Segment]) -> None:
+        request = self._asked.popleft()
+        request.done(request.object, (header, payload) if header else join(payload), "")

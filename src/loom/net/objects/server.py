@@ -1,0 +1,93 @@
+"""Serves the objects that a process holds, on a TCP port and on a handover socket."""
+
+import asyncio
+import logging
+import secrets
+import socket
+from typing import Final
+from weakref import WeakSet
+
+from loom.errors import ConnectError
+from loom.messages import DataRequest
+from loom.net.greeting import HalfOpen
+from loom.net.link import Link, LinkHandler
+from loom.net.listener import Listener, listen
+from loom.net.objects.handover import HandoverGreeting, HandoverLink, handover_socket
+from loom.net.objects.service import BulkService, HandoverService, Held, Lookup
+from loom.wire.codec import Decoder
+from loom.wire.handshake import NONCE_BYTES, Accepting, Role
+
+__all__ = ["Held", "Lookup", "ObjectServer"]
+
+_log = logging.getLogger(__name__)
+
+_BACKLOG: Final = 128
+_ACCEPT_PAUSE_S: Final = 1.0  # after a failure to accept (no more open files allowed, as a rule)
+
+
+class ObjectServer:
+    """Gives what `lookup` finds to everybody who proves the key."""
+
+    def __init__(self, key: bytes, lookup: Lookup) -> None:
+        self._key = key
+        self._lookup = lookup
+        self._half_open = HalfOpen()
+        self._links: WeakSet[Link | HandoverLink] = WeakSet()
+        self._listener: Listener | None = None
+        self._handover: socket.socket | None = None
+
+    async def start(self, host: str) -> tuple[int, str]:
+        """Listen on a free port of `host`; the port and the name of the handover socket. Raises LoomError."""
+        self._listener = await listen(host, 0, self._key, self, role="objects")
+        name = f"loom-{secrets.token_hex(16)}"
+        self._handover = handover_socket()
+        self._handover.bind("\0" + name)
+        self._handover.listen(_BACKLOG)
+        asyncio.get_running_loop().add_reader(self._handover.fileno(), self._accept)
+        return self._listener.port, name
+
+    def close(self) -> None:
+        """Stop at once; transfers under way fail at the other end."""
+        if self._listener is not None:
+            self._listener.close()
+        if self._handover is not None:
+            asyncio.get_running_loop().remove_reader(self._handover.fileno())
+            self._handover.close()
+            self._handover = None
+        self._half_open.close()
+        for link in list(self._links):
+            link.abort("closed")
+
+    def on_link(self, link: Link, role: Role) -> tuple[Decoder, LinkHandler]:
+        """Called by the listener."""
+        self._links.add(link)
+        return Decoder(DataRequest), BulkService(self._lookup)
+
+    def _accept(self) -> None:
+        assert self._handover is not None
+        try:
+            sock, _ = self._handover.accept()
+        except BlockingIOError:
+            return
+        except OSError as error:
+            _log.error("cannot accept a handover link: %s", error)
+            loop = asyncio.get_running_loop()
+            loop.remove_reader(self._handover.fileno())
+            loop.call_later(_ACCEPT_PAUSE_S, self._accept_again)
+            return
+        sock.setblocking(False)
+        handshake = Accepting(self._key, "objects", secrets.token_bytes(NONCE_BYTES))
+        self._half_open.enter(HandoverGreeting(sock, handshake, self._on_established, self._on_refused))
+
+    def _accept_again(self) -> None:
+        if self._handover is not None:
+            asyncio.get_running_loop().add_reader(self._handover.fileno(), self._accept)
+
+    def _on_established(self, greeting: HandoverGreeting, sock: socket.socket) -> None:
+        self._half_open.leave(greeting)
+        service = HandoverService(self._lookup)
+        self._links.add(HandoverLink(sock, "a process of this host", Decoder(DataRequest), service))
+
+    def _on_refused(self, greeting: HandoverGreeting, error: ConnectError) -> None:
+        self._half_open.leave(greeting)
+        _log.warning("refused a handover link: %s", error)

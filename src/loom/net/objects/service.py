@@ -1,0 +1,189 @@
+"""Answers the requests of one link, in their order, as fast as the peer takes the answers and no faster."""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final
+
+from loom.data.buffers import Cursor, Segment, join, segment_view, total_size
+from loom.limits import BULK_PIECE_BYTES, KIB, MAX_FRAME_BYTES, MIB, SMALL_OBJECT_BYTES
+from loom.messages import FetchObjects, Message, ObjectComes, ObjectMissing
+from loom.net.link import Link
+from loom.net.objects.handover import HandoverLink
+from loom.net.objects.parts import Parts, open_parts
+from loom.wire.codec import encode
+from loom.wire.framing import bulk_header
+
+_log = logging.getLogger(__name__)
+
+_BATCH_BYTES: Final = 64 * KIB  # of small answers in one list of messages
+_ANSWER_BYTES: Final = 32  # what an answer weighs besides the object in it
+_TURN_BYTES: Final = 1 * MIB  # written in one go, some 0.5 ms, before the loop's other links have their turn
+
+Held = bytes | tuple[bytes, Sequence[Segment]]
+"""An object as its holder keeps it: packed, or header and payload."""
+
+Lookup = Callable[[int], Held | None]
+
+
+class BulkService:
+    """Serves a TCP link: small objects in messages, large payloads in bulk frames."""
+
+    def __init__(self, lookup: Lookup) -> None:
+        self._lookup = lookup
+        self._wanted: deque[int] = deque()
+        self._output: Iterator[bytes | bytearray | memoryview] | None = None
+
+    def on_messages(self, link: Link, messages: list[Message]) -> None:
+        self._wanted.extend(_asked_for(messages))
+        if self._output is None:
+            self._output = self._answers()
+            self._pump(link)
+
+    def on_closed(self, link: Link, reason: str) -> None:
+        self._wanted.clear()
+        self._output = None
+
+    def on_full(self, link: Link) -> None:
+        """The link says so itself: `_pump` stops."""
+
+    def on_drained(self, link: Link) -> None:
+        self._pump(link)
+
+    def _pump(self, link: Link) -> None:
+        written = 0
+        try:
+            while self._output is not None and not link.full and written < _TURN_BYTES:
+                frames = next(self._output, None)
+                if frames is None:
+                    self._output = None
+                    return
+                link.write(frames)
+                written += len(frames)
+        except OSError as error:
+            _log.error("closing the link to %s: an object cannot be read: %s", link.peer, error)
+            link.abort("an object cannot be read")
+            return
+        if not link.full:
+            asyncio.get_running_loop().call_soon(self._pump, link)
+
+    def _answers(self) -> Iterator[bytes | bytearray | memoryview]:
+        """Frames for everything wanted, and for what comes to be wanted meanwhile."""
+        batch = _Batch()
+        while self._wanted:
+            number = self._wanted.popleft()
+            answer, payload = _answer(number, self._lookup(number))
+            if batch.add(answer) or payload:
+                yield encode(batch.take())
+                yield from _bulk_frames(payload)
+        if batch.messages:
+            yield encode(batch.take())
+
+
+class HandoverService:
+    """Serves a handover link: small objects in messages, of large ones the descriptors.
+
+    What cannot be handed over is called missing here; the fetcher asks for it over TCP.
+    """
+
+    def __init__(self, lookup: Lookup) -> None:
+        self._lookup = lookup
+        self._wanted: deque[int] = deque()
+        self._output: Iterator[tuple[list[Message], list[int]]] | None = None
+
+    def on_messages(self, link: HandoverLink, messages: list[Message]) -> None:
+        self._wanted.extend(_asked_for(messages))
+        if self._output is None:
+            self._output = self._answers()
+            self._pump(link)
+
+    def on_closed(self, link: HandoverLink, reason: str) -> None:
+        self._wanted.clear()
+        self._output = None
+
+    def on_drained(self, link: HandoverLink) -> None:
+        self._pump(link)
+
+    def _pump(self, link: HandoverLink) -> None:
+        """One batch a turn: opening files takes its time."""
+        if self._output is None or link.full:
+            return
+        batch = next(self._output, None)
+        if batch is None:
+            self._output = None
+            return
+        link.send(*batch)
+        if not link.full:
+            asyncio.get_running_loop().call_soon(self._pump, link)
+
+    def _answers(self) -> Iterator[tuple[list[Message], list[int]]]:
+        """Lists of messages with their descriptors; a list ends with the first large object in it."""
+        batch = _Batch()
+        while self._wanted:
+            number = self._wanted.popleft()
+            answer, payload = _answer(number, self._lookup(number))
+            parts = open_parts(payload)
+            if parts is None:
+                answer, parts = ObjectMissing(number), Parts([], [])
+            elif isinstance(answer, ObjectComes):
+                answer.parts = parts.places
+            if batch.add(answer) or parts.descriptors:
+                yield batch.take(), parts.descriptors
+        if batch.messages:
+            yield batch.take(), []
+
+
+class _Batch:
+    """Answers on their way into one list of messages."""
+
+    def __init__(self) -> None:
+        self.messages: list[Message] = []
+        self._size_bytes = 0
+
+    def add(self, answer: ObjectComes | ObjectMissing) -> bool:
+        """Whether the list is to be sent."""
+        self.messages.append(answer)
+        self._size_bytes += _ANSWER_BYTES
+        if isinstance(answer, ObjectComes):
+            self._size_bytes += len(answer.header) + len(answer.payload)
+        return self._size_bytes >= _BATCH_BYTES
+
+    def take(self) -> list[Message]:
+        messages, self.messages, self._size_bytes = self.messages, [], 0
+        return messages
+
+
+def _asked_for(messages: list[Message]) -> Iterator[int]:
+    for message in messages:
+        assert isinstance(message, FetchObjects)  # the decoder knows no other
+        yield from message.objects
+
+
+def _answer(number: int, held: Held | None) -> tuple[ObjectComes | ObjectMissing, Sequence[Segment]]:
+    """The answer, and the payload where it is too large to travel inside.
+
+    A packed object is a payload without a header: it stays packed for who receives it.
+    """
+    if held is None:
+        return ObjectMissing(number), ()
+    header, payload = (b"", [held]) if isinstance(held, bytes) else held
+    size = total_size(payload)
+    if size <= SMALL_OBJECT_BYTES:
+        return ObjectComes(number, header, size, [], join(payload)), ()
+    return ObjectComes(number, header, size, [], b""), payload
+
+
+def _bulk_frames(payload: Sequence[Segment]) -> Iterator[bytes | memoryview]:
+    """Few large frames, so that nearly all bytes land where they belong; written in pieces of BULK_PIECE_BYTES."""
+    cursor = Cursor(payload)
+    left = total_size(payload)
+    while left:
+        frame_left = min(left, MAX_FRAME_BYTES)
+        left -= frame_left
+        yield bulk_header(frame_left)
+        while frame_left:
+            piece = cursor.take(min(frame_left, BULK_PIECE_BYTES))
+            view = segment_view(piece[0]) if len(piece) == 1 else memoryview(join(piece))
+            frame_left -= len(view)
+            yield view

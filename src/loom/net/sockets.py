@@ -1,0 +1,75 @@
+"""TCP sockets as every link wants them: names resolved, options set, failures told so that a user can act."""
+
+import asyncio
+import errno
+import socket
+from typing import Any, Final
+
+from loom.errors import ConnectError, LoomError
+
+_BACKLOG: Final = 512  # a cluster's workers start at the same moment
+# A host that vanished without a word is noticed after some 25 s of silence on a link.
+_KEEPALIVE: Final = ((socket.TCP_KEEPIDLE, 10), (socket.TCP_KEEPINTVL, 5), (socket.TCP_KEEPCNT, 3))
+
+Address = tuple[int, Any]
+"""A socket family and an address of it."""
+
+
+async def resolve(host: str, port: int) -> list[Address]:
+    """Every address of the name, IPv4 first. Literal addresses cost no look-up. Raises ConnectError."""
+    kind = socket.SOCK_STREAM
+    try:
+        found = socket.getaddrinfo(host, port, type=kind, flags=socket.AI_NUMERICHOST)
+    except (socket.gaierror, UnicodeError, OverflowError):
+        try:
+            found = await asyncio.get_running_loop().getaddrinfo(host, port, type=kind)
+        except (OSError, UnicodeError, OverflowError) as error:
+            raise ConnectError(f"{host}:{port}: the name cannot be resolved ({error})") from error
+    addresses = [(family, address) for family, _, _, _, address in found]
+    return sorted(addresses, key=lambda one: one[0] != socket.AF_INET)
+
+
+def tcp_socket(family: int) -> socket.socket:
+    """Non-blocking, without Nagle's delay, with keep-alive; what a listening one accepts inherits these."""
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock.setblocking(False)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in _KEEPALIVE:
+        sock.setsockopt(socket.IPPROTO_TCP, option, value)
+    return sock
+
+
+async def listening_socket(host: str, port: int) -> socket.socket:
+    """Bound to the first address of `host` ("" is every interface) and listening. Raises LoomError."""
+    family, address = (await resolve(host or "0.0.0.0", port))[0]
+    sock = tcp_socket(family)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a restarted server gets its port back
+        sock.bind(address)
+        sock.listen(_BACKLOG)
+    except OSError as error:
+        sock.close()
+        raise LoomError(_listen_story(host, port, error)) from error
+    return sock
+
+
+def _listen_story(host: str, port: int, error: OSError) -> str:
+    where = f"{host}:{port}"
+    match error.errno:
+        case errno.EADDRINUSE:
+            return f"cannot listen on {where}: another program uses the port; choose another one with -p (0: any free)"
+        case errno.EACCES:
+            return f"cannot listen on {where}: ports this low are for root; choose another one with -p (0: any free)"
+        case errno.EADDRNOTAVAIL:
+            return f"cannot listen on {where}: {host} is no address of this machine"
+        case _:
+            return f"cannot listen on {where}: {error.strerror}"
+
+
+def address_text(address: Any) -> str:
+    """`host:port` of a socket address, for logs."""
+    if not isinstance(address, tuple):
+        return "somebody who has left already"
+    host, port = address[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

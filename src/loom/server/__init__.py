@@ -1,0 +1,1 @@
+"""The server's shell: links, the clock and the turn around `core.server`. It never opens user data."""

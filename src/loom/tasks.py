@@ -1,0 +1,37 @@
+"""Builders of tasks: each makes a node of a plan, to be submitted or to be an input of others.
+
+    from loom.client import tasks
+
+    hello = tasks.merge((tasks.const("Hello "), tasks.const("world!")))
+
+Building is cheap and touches no server. Tasks are light unless said otherwise: they ask for no core and may run beside
+full ones. `run`, `py_value`, `py_call` and `py_task` ask for one core; `task.resource_request = cpus(4)` changes that.
+"""
+
+from loom.resources import cpu1, cpus
+from loom.tasktypes.arrays import array_make
+from loom.tasktypes.basic import get, length, size, slice
+from loom.tasktypes.content import const, merge, open, split
+from loom.tasktypes.python import py_call, py_task, py_value
+from loom.tasktypes.run import run
+
+__all__ = [
+    "array_make",
+    "const",
+    "cpu1",
+    "cpus",
+    "get",
+    "length",
+    "make_array",
+    "merge",
+    "open",
+    "py_call",
+    "py_task",
+    "py_value",
+    "run",
+    "size",
+    "slice",
+    "split",
+]
+
+make_array = array_make

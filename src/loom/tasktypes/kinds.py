@@ -1,0 +1,87 @@
+"""What many tasks of a plan have in common - symbol, label, request - checked once and kept in tables."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from loom.errors import InvalidPlan
+from loom.limits import MAX_LABEL_CHARS, MAX_SYMBOL_CHARS
+from loom.resources import Request
+from loom.tasktypes.task import POLICIES, Task
+from loom.tasktypes.walk import name_of
+
+_LIGHT = Request()
+
+
+class Kind(NamedTuple):
+    """Places in a chunk's tables."""
+
+    symbol: int
+    label: int
+    request: int
+
+
+class KindTable:
+    """The tables of one chunk: distinct symbols, labels and requests, each a dict from value to its place."""
+
+    def __init__(self) -> None:
+        self.symbols: dict[str, int] = {}
+        self.labels: dict[str, int] = {}
+        self.requests: dict[Request, int] = {}
+        self._kinds: dict[tuple[object, ...], Kind] = {}
+
+    def rows(self, tasks: Sequence[Task]) -> list[Kind]:
+        """The kind of each task; InvalidPlan names the first that has none."""
+        kinds = self._kinds
+        rows = []
+        for task in tasks:
+            key = (task.task_type, task.label, task.resource_request, task.policy, task.checkpoint_path)
+            try:
+                kind = kinds.get(key)
+            except TypeError:  # something unhashable among them
+                kind = None
+            if kind is None:
+                kind = self._new_kind(task)
+                kinds[key] = kind
+            rows.append(kind)
+        return rows
+
+    def _new_kind(self, task: Task) -> Kind:
+        symbol = _text(task, "type", task.task_type, MAX_SYMBOL_CHARS)
+        if not symbol:
+            raise InvalidPlan(f"{name_of(task)}: it has no task type")
+        label = _text(task, "label", "" if task.label is None else task.label, MAX_LABEL_CHARS)
+        request = _request(task)
+        if task.checkpoint_path is not None:
+            raise InvalidPlan(f"{name_of(task)}: this version of Loom has no checkpoints, leave checkpoint_path alone")
+        return Kind(
+            self.symbols.setdefault(symbol, len(self.symbols)),
+            self.labels.setdefault(label, len(self.labels)),
+            self.requests.setdefault(request, len(self.requests)),
+        )
+
+
+def _text(task: Task, what: str, text: object, max_chars: int) -> str:
+    if not isinstance(text, str):
+        raise InvalidPlan(f"{name_of(task)}: its {what} is no str: {text!r:.200}")
+    if len(text) > max_chars:
+        raise InvalidPlan(f"{name_of(task)}: its {what} has {len(text)} characters (limit {max_chars})")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise InvalidPlan(f"{name_of(task)}: its {what} is no valid text: {text!r}") from None
+    return text
+
+
+def _request(task: Task) -> Request:
+    """What the task asks for by its request and its policy."""
+    request = task.resource_request
+    if request is not None and not isinstance(request, Request):
+        raise InvalidPlan(f"{name_of(task)}: its resource request is none: {request!r:.200}")
+    match task.policy:
+        case None | "standard":
+            return request or _LIGHT
+        case "simple":
+            return _LIGHT
+        case "scheduler":
+            raise InvalidPlan(f"{name_of(task)}: only tasks that the server expands have the policy 'scheduler'")
+    raise InvalidPlan(f"{name_of(task)}: its policy is {task.policy!r}, not one of {', '.join(sorted(POLICIES))}")

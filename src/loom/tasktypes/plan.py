@@ -1,0 +1,176 @@
+"""Plans as they travel: the tasks behind what is submitted, in topological order, in columns.
+
+Made for millions of tasks at a few microseconds each: one walk that numbers the tasks, one pass backwards for what
+depends on consumers, then columns chunk by chunk. Nothing recurses, and nothing is sent before all of it is checked.
+"""
+
+import gc
+from array import array
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import accumulate
+from operator import add
+from typing import Final
+
+from loom.errors import InvalidPlan
+from loom.ids import SERVER_MADE
+from loom.limits import CHUNK_TARGET_BYTES, MAX_CHUNK_BYTES, MAX_CHUNK_TASKS, MAX_CONFIG_BYTES
+from loom.messages import RESULT, PlanChunk
+from loom.tasktypes.base import TaskError
+from loom.tasktypes.kinds import KindTable
+from loom.tasktypes.task import InputReference, Reference, Task
+from loom.tasktypes.walk import Walk, name_of
+
+__all__ = ["EncodedPlan", "Reference", "Task", "encode_plan", "encode_redirect"]
+
+_NUMBER_BYTES: Final = 8  # of one input in a chunk
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedPlan:
+    """A plan in chunks. `numbers`: of each submitted task, in order; `count`: of all tasks in it."""
+
+    numbers: list[int]
+    count: int
+    chunks: list[PlanChunk]
+
+    def __iter__(self) -> Iterator[PlanChunk]:
+        return iter(self.chunks)
+
+
+def encode_plan(tasks: Sequence[Task], first: int, number_of: Callable[[Reference], int]) -> EncodedPlan:
+    """Number the tasks and all they need from `first` on, inputs before consumers, and encode them.
+
+    `number_of` gives the number of a future, or raises what is wrong with it. InvalidPlan names the task at fault.
+    """
+    with _collector_paused():
+        walk = Walk(tasks, first, number_of)
+        columns = _Columns(walk)
+        chunks = [columns.chunk(start, end) for start, end in columns.cuts(MAX_CHUNK_TASKS, CHUNK_TARGET_BYTES)]
+    return EncodedPlan(walk.results, len(walk.tasks), chunks)
+
+
+def encode_redirect(task: Task) -> PlanChunk:
+    """The plan that replaces a running task, as messages.TaskRedirected has it; the last row is `task`.
+
+    References in it are InputReferences. TaskError where it is no plan, or does not fit into one chunk.
+    """
+    try:
+        walk = Walk([task], SERVER_MADE, _position_of)
+        columns = _Columns(walk)
+        cuts = columns.cuts(MAX_CHUNK_TASKS, MAX_CHUNK_BYTES)
+        if len(cuts) == 1:
+            return columns.chunk(*cuts[0])
+    except InvalidPlan as error:
+        raise TaskError(f"The task returned a plan that is invalid: {error}") from None
+    raise TaskError(
+        f"The task returned a plan that is too large: {len(walk.tasks)} tasks (limit {MAX_CHUNK_TASKS}, and "
+        f"{MAX_CHUNK_BYTES} bytes)"
+    )
+
+
+def _position_of(reference: Reference) -> int:
+    if not isinstance(reference, InputReference):
+        raise InvalidPlan(f"a future of a client is no input inside a task: {reference!r:.200}")
+    return reference.task_id
+
+
+class _Columns:
+    """A plan's columns, whole where chunks share the reckoning."""
+
+    def __init__(self, walk: Walk) -> None:
+        self._walk = walk
+        self._levels, self._consumers = _weigh(walk)
+        self._configs = [_config(task) for task in walk.tasks]
+        self._flags = bytearray(len(walk.tasks))
+        for number in walk.results:
+            self._flags[number - walk.first] = RESULT
+
+    def cuts(self, max_tasks: int, target_bytes: int) -> list[tuple[int, int]]:
+        """Rows of each chunk: at most so many and about so many bytes, but at least one."""
+        inputs_end = [_NUMBER_BYTES * end for end in self._walk.input_ends]
+        bytes_before = [0, *map(add, inputs_end, accumulate(map(len, self._configs)))]
+        cuts = []
+        start, count = 0, len(self._configs)
+        while start < count:
+            fitting = bisect_right(bytes_before, bytes_before[start] + target_bytes, lo=start, hi=count + 1) - 1
+            end = min(max(fitting, start + 1), start + max_tasks)
+            if bytes_before[end] - bytes_before[start] > MAX_CHUNK_BYTES:
+                raise InvalidPlan(
+                    f"{name_of(self._walk.tasks[start])} has too many inputs and too large a configuration"
+                )
+            cuts.append((start, end))
+            start = end
+        return cuts
+
+    def chunk(self, start: int, end: int) -> PlanChunk:
+        walk = self._walk
+        kinds = KindTable()
+        kind_of = kinds.rows(walk.tasks[start:end])
+        configs = self._configs[start:end]
+        inputs_start = walk.input_ends[start - 1] if start else 0
+        inputs_end = walk.input_ends[end - 1]
+        return PlanChunk(
+            plan_first=walk.first,
+            first=walk.first + start,
+            symbols=list(kinds.symbols),
+            labels=list(kinds.labels),
+            requests=list(kinds.requests),
+            symbol_of=array("H", [kind.symbol for kind in kind_of]).tobytes(),
+            label_of=array("H", [kind.label for kind in kind_of]).tobytes(),
+            request_of=array("H", [kind.request for kind in kind_of]).tobytes(),
+            flags=bytes(self._flags[start:end]),
+            levels=array("I", self._levels[start:end]).tobytes(),
+            consumers=array("I", self._consumers[start:end]).tobytes(),
+            input_ends=array("I", [end - inputs_start for end in walk.input_ends[start:end]]).tobytes(),
+            inputs=array("Q", walk.inputs[inputs_start:inputs_end]).tobytes(),
+            config_ends=array("I", accumulate(map(len, configs))).tobytes(),
+            configs=b"".join(configs),
+        )
+
+
+def _weigh(walk: Walk) -> tuple[list[int], list[int]]:
+    """The level of each row (0 for a sink), and how many tasks of the plan take its object."""
+    first, inputs, ends = walk.first, walk.inputs, walk.input_ends
+    levels = [0] * len(ends)
+    consumers = [0] * len(ends)
+    for row in range(len(ends) - 1, -1, -1):
+        start, end = ends[row - 1] if row else 0, ends[row]
+        if start == end:
+            continue
+        level = levels[row] + 1
+        for number in inputs[start:end] if end - start == 1 else set(inputs[start:end]):
+            if number >= first:
+                consumers[number - first] += 1
+                if levels[number - first] < level:
+                    levels[number - first] = level
+    return levels, consumers
+
+
+def _config(task: Task) -> bytes:
+    config = task.config
+    if isinstance(config, str):
+        try:
+            config = config.encode()
+        except UnicodeEncodeError:
+            raise InvalidPlan(f"{name_of(task)}: its configuration is no valid text") from None
+    if not isinstance(config, bytes):
+        raise InvalidPlan(f"{name_of(task)}: its configuration is neither bytes nor str but {type(config).__name__}")
+    if len(config) > MAX_CONFIG_BYTES:
+        raise InvalidPlan(f"{name_of(task)}: its configuration has {len(config)} bytes (limit {MAX_CONFIG_BYTES})")
+    return config
+
+
+@contextmanager
+def _collector_paused() -> Iterator[None]:
+    """Hold cyclic garbage collection off: with millions of tasks alive a full one takes a second and finds nothing."""
+    if not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()

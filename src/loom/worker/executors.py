@@ -1,0 +1,243 @@
+"""The worker's executor processes: tasks of the core become their messages, their results become its events."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import os
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from loom.core.worker_events import Done, ExecutorLost, ExecutorReady, Failed, NotSent, Redirected, WorkerEvent
+from loom.core.worker_queues import Run, Task
+from loom.data.buffers import FileSegment, Segment, StoredFile, cut_segment
+from loom.data.pack import rebuild
+from loom.executors.processes import ExecutorProcess
+from loom.ids import number_of
+from loom.limits import INLINE_RESULT_BYTES
+from loom.messages import (
+    RESULT,
+    ExecutorBatch,
+    ExecutorInput,
+    ExecutorLog,
+    ExecutorResult,
+    ExecutorTask,
+)
+from loom.worker.inline import done_of
+from loom.worker.store import Store
+
+_log = logging.getLogger("loom.task")
+
+_FUNCTION_FIRST: Final = frozenset({"loom/py/call", "loom/py_call"})  # types whose first input executors keep
+_SHORT_US: Final = 100  # tasks taken to be shorter go several in a message: what is claimed cannot be read back
+_RESTART_S: Final = 1.0  # pause before another start of a process that died before it ran anything
+
+
+class ExecutorPool:
+    """`post` takes events for the core; `wanted` says whether a result of a run is still to be stored."""
+
+    def __init__(
+        self,
+        count: int,
+        store: Store,
+        store_directory: str,
+        post: Callable[[WorkerEvent | Done], None],
+        wanted: Callable[[int, int], bool],
+    ) -> None:
+        self._store = store
+        self._post = post
+        self._wanted = wanted
+        self._loop = asyncio.get_running_loop()
+        self._serials = itertools.count(1)
+        self._given: list[dict[int, Task]] = [{} for _ in range(count)]  # by serial
+        self._known: list[set[int]] = [set() for _ in range(count)]  # objects that the process keeps
+        self._idle_deaths = [0] * count
+        self._processes = [
+            ExecutorProcess(i, store_directory, self._loop, self._on_results, self._on_lost) for i in range(count)
+        ]
+
+    def start(self) -> None:
+        for process in self._processes:
+            process.start()
+
+    def stop(self) -> None:
+        for process in self._processes:
+            process.stop()
+
+    # -- Giving tasks -------------------------------------------------------------------------------------------------
+
+    def send(self, index: int, tasks: Sequence[Task]) -> None:
+        """Queue tasks; those there is no room for come back as NotSent."""
+        short: list[Task] = []
+        groups: list[list[Task]] = [short]
+        for task in tasks:
+            if task.estimate_us <= _SHORT_US:
+                short.append(task)
+            else:
+                groups.append([task])
+        for position, group in enumerate(groups):
+            if group and not self._send_group(index, group):
+                rest = [task for later in groups[position:] for task in later]
+                self._post(NotSent(index, [(t.id, t.attempt) for t in rest]))
+                return
+
+    def _send_group(self, index: int, group: Sequence[Task]) -> bool:
+        fds: list[int] = []
+        given = self._given[index]
+        known_before = set(self._known[index])
+        batch = []
+        serials = []
+        for task in group:
+            serial = next(self._serials)
+            serials.append(serial)
+            given[serial] = task
+            batch.append(
+                ExecutorTask(
+                    serial,
+                    number_of(task.id),
+                    task.attempt,
+                    task.kind.symbol,
+                    task.config,
+                    self._inputs(index, task, fds),
+                )
+            )
+        if self._processes[index].send(ExecutorBatch(batch), fds):
+            return True
+        for descriptor in fds:
+            os.close(descriptor)
+        for serial in serials:
+            del given[serial]
+        self._known[index] = known_before
+        return False
+
+    def _inputs(self, index: int, task: Task, fds: list[int]) -> list[ExecutorInput]:
+        keeps_first = task.kind.symbol in _FUNCTION_FIRST
+        known = self._known[index]
+        inputs = []
+        for position, object_id in enumerate(task.inputs):
+            keep = keeps_first and position == 0
+            if keep:
+                if object_id in known:
+                    inputs.append(ExecutorInput(object_id, None, b"", [], True))
+                    continue
+                known.add(object_id)
+            found = self._store.lookup(object_id)
+            assert found is not None, f"input {object_id:#x} of {task} is not here"
+            if isinstance(found, bytes):
+                inputs.append(ExecutorInput(object_id, found, b"", [], keep))
+            else:
+                header, segments = found
+                inputs.append(ExecutorInput(object_id, None, header, _open_parts(segments, fds), keep))
+        return inputs
+
+    def read_back(self, index: int, count: int) -> list[Run]:
+        """Runs taken back from the process's queue."""
+        runs = []
+        for taken in self._processes[index].read_back(count):
+            task = self._given[index].pop(taken.serial)
+            runs.append((task.id, task.attempt))
+            for given in taken.inputs:  # it may have been the first to bring a function
+                if given.keep and (given.packed is not None or given.header):
+                    self._known[index].discard(given.object)
+        return runs
+
+    def kill_if_running(self, index: int, run: Run) -> None:
+        self._processes[index].poll()
+        first = next(iter(self._given[index].values()), None)
+        if first is not None and (first.id, first.attempt) == run:
+            self._processes[index].kill()
+
+    # -- Results ------------------------------------------------------------------------------------------------------
+
+    def _on_results(self, index: int, results: list[ExecutorResult | ExecutorLog]) -> None:
+        for result in results:
+            if isinstance(result, ExecutorLog):
+                _log.log(result.level, "task %d: %s", result.task, result.text)
+                continue
+            task = self._given[index].pop(result.serial, None)
+            if task is not None:
+                self._idle_deaths[index] = 0
+                self._on_result(index, task, result)
+
+    def _on_result(self, index: int, task: Task, result: ExecutorResult) -> None:
+        if result.missing:
+            self._known[index].difference_update(result.missing)
+            self._send_again(index, task)
+        elif not self._wanted(task.id, task.attempt):
+            if result.file:
+                StoredFile(result.file, 0)  # removes it
+            self._post(Failed(task.id, task.attempt, "cancelled"))
+        elif result.error:
+            self._post(Failed(task.id, task.attempt, result.error))
+        elif result.chunk is not None:
+            self._post(Redirected(task.id, task.attempt, result.chunk))
+        elif result.packed is not None:
+            self._store.put_packed(task.id, result.packed)
+            inline = task.flags & RESULT and len(result.packed) <= INLINE_RESULT_BYTES
+            packed = result.packed if inline else None
+            self._post(Done(task.id, task.attempt, result.size_bytes, result.length, result.duration_us, packed))
+        else:
+            self._on_large_result(task, result)
+
+    def _on_large_result(self, task: Task, result: ExecutorResult) -> None:
+        try:
+            value = rebuild(result.header, self._segments(task, result))
+            self._store.put(task.id, value)
+        except (OSError, ValueError) as error:
+            self._post(Failed(task.id, task.attempt, f"the result could not be stored: {error}"))
+        else:
+            self._post(done_of(task, value, result.duration_us))
+
+    def _segments(self, task: Task, result: ExecutorResult) -> list[Segment]:
+        file = StoredFile(result.file, os.stat(result.file).st_size) if result.file else None
+        segments: list[Segment] = []
+        for part in result.parts:
+            if part.input < 0:
+                assert file is not None
+                segments.append(FileSegment(file, part.offset, part.size_bytes))
+            else:
+                found = self._store.lookup(task.inputs[part.input])
+                assert isinstance(found, tuple), "a part of a small input is copied"
+                segments.append(cut_segment(found[1][part.index], part.offset, part.offset + part.size_bytes))
+        return segments
+
+    def _send_again(self, index: int, task: Task) -> None:
+        """The process does not have the function any more; this cannot fail for want of room twice in a row."""
+        if not self._send_group(index, [task]):
+            self._post(NotSent(index, [(task.id, task.attempt)]))
+
+    # -- Deaths -------------------------------------------------------------------------------------------------------
+
+    def _on_lost(self, index: int, running: int | None, unfinished: list[int], story: str) -> None:
+        given, self._given[index] = self._given[index], {}
+        self._known[index].clear()
+        died_in = given.get(running) if running is not None else None
+        run = (died_in.id, died_in.attempt) if died_in is not None else None
+        text = (
+            f"the function's process was {story}" if story.startswith("killed") else f"the function's process {story}"
+        )
+        self._post(ExecutorLost(index, run, text))
+        if died_in is None:
+            self._idle_deaths[index] += 1
+            _log.error("executor %d %s while it ran no task", index, story)
+        delay_s = _RESTART_S if self._idle_deaths[index] > 1 else 0.0
+        self._loop.call_later(delay_s, self._restart, index)
+
+    def _restart(self, index: int) -> None:
+        self._processes[index].start()
+        self._post(ExecutorReady(index))
+
+
+def _open_parts(segments: Sequence[Segment], fds: list[int]) -> list[tuple[int, int, int]]:
+    """Descriptors for the files of a large object, each file once, and where in them its segments are."""
+    places: dict[int, int] = {}
+    parts = []
+    for segment in segments:
+        assert isinstance(segment, FileSegment), "large objects are in files"
+        place = places.get(id(segment.file))
+        if place is None:
+            place = places[id(segment.file)] = len(fds)
+            fds.append(segment.file.open())
+        parts.append((place, segment.offset, segment.size))
+    return parts

@@ -1,0 +1,318 @@
+"""Performs what the worker core decides.
+
+One turn of the loop takes everything that has happened, steps the core until nothing more follows from it here (small
+built-ins run in between), and sends the server one frame.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+import socket
+import time
+from typing import Final
+
+from loom.core.worker import WorkerCore
+from loom.core.worker_events import (
+    Done,
+    Drop,
+    Failed,
+    Fetch,
+    Fetched,
+    FetchFailed,
+    FromServer,
+    ReadBackDone,
+    Relay,
+    RunInline,
+    ServerLost,
+    Stop,
+    StopProgram,
+    TasksDone,
+    ToServer,
+    WorkerEffect,
+    WorkerEvent,
+)
+from loom.core.worker_queues import KillExecutor, ReadBack, RunOnExecutor, RunProgram, Task
+from loom.data.base import DataObject
+from loom.data.buffers import Segment
+from loom.data.pack import rebuild
+from loom.errors import ConnectError, KeyRefused, LoomError, VersionMismatch
+from loom.executors.programs import ProgramRunner
+from loom.limits import RECONNECT_PAUSE_MAX_S, RECONNECT_PAUSE_S
+from loom.messages import Message, RegisterWorker, RelayPiece, ServerToWorker
+from loom.net.link import Link, connect
+from loom.net.objects import ObjectFetcher, ObjectServer
+from loom.tasktypes.registry import TASK_TYPES
+from loom.wire.codec import Decoder
+from loom.worker.executors import ExecutorPool
+from loom.worker.inline import InlineRunner, done_of
+from loom.worker.landing import FileLanding
+from loom.worker.relay import relay_pieces
+from loom.worker.store import Store
+from loom.worker.workdir import WorkDirectory
+
+_log = logging.getLogger(__name__)
+
+_TURN_S: Final = 0.005  # built-ins run in one turn before sockets are looked at again
+
+
+class WorkerShell:
+    """`run` serves one server after the other until it is told to stop."""
+
+    def __init__(self, key: bytes, cpus: int, directory: WorkDirectory) -> None:
+        self._key = key
+        self._cpus = cpus
+        self._directory = directory
+        self._core = WorkerCore(cpus, {symbol: kind.place for symbol, kind in TASK_TYPES.items()})
+        self._store = Store(directory.store)
+        self._inline = InlineRunner(self._store)
+        self._decoder = Decoder(ServerToWorker)
+        self._link: Link | None = None
+        self._lost = asyncio.Event()
+        self._stopping = asyncio.Event()
+        self._events: list[WorkerEvent] = []
+        self._done: list[Done] = []
+        self._outbox: list[Message] = []
+        self._turn_due = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._relays: set[asyncio.Task[None]] = set()
+
+    async def run(self, host: str, port: int) -> None:
+        """Serve the server at host:port until stopped; LoomError where the key or version is refused."""
+        loop = asyncio.get_running_loop()
+        landing = FileLanding(self._store)
+        self._objects = ObjectServer(self._key, self._store.lookup)
+        self._fetcher = ObjectFetcher(self._key, landing.land, self._store.adopt)
+        self._programs = ProgramRunner(self._directory.runs, loop, self._on_input_changed)
+        self._executors = ExecutorPool(self._cpus, self._store, self._directory.store, self._post, self._core.expects)
+        self._executors.start()
+        gc.freeze()
+        try:
+            while not self._stopping.is_set():
+                link = await self._connect(host, port)
+                if link is None:
+                    break
+                await self._serve(link, host)
+        finally:
+            self._executors.stop()
+            self._programs.close()
+            self._fetcher.close()
+            self._objects.close()
+
+    def stop(self) -> None:
+        self._stopping.set()
+        self._lost.set()
+
+    async def _connect(self, host: str, port: int) -> Link | None:
+        """Try until the server is there or the worker is stopped."""
+        pause_s = RECONNECT_PAUSE_S
+        said = ""
+        while not self._stopping.is_set():
+            try:
+                return await connect(host, port, "worker", self._key, self._decoder, self)
+            except (KeyRefused, VersionMismatch):
+                raise
+            except ConnectError as error:
+                if str(error) != said:
+                    said = str(error)
+                    _log.info("%s; trying again until it is there", error)
+            try:
+                async with asyncio.timeout(pause_s):
+                    await self._stopping.wait()
+            except TimeoutError:
+                pause_s = min(2 * pause_s, RECONNECT_PAUSE_MAX_S)
+        return None
+
+    async def _serve(self, link: Link, host: str) -> None:
+        own_host = _own_address(host)
+        self._link = link
+        self._lost.clear()
+        port, handover = await self._objects.start(own_host)
+        name = f"{socket.gethostname()}:{os.getpid()}"
+        link.send([RegisterWorker(name, self._cpus, own_host, port, handover, sorted(TASK_TYPES))])
+        _log.info(
+            "connected to %s, %d cpus, objects at port %d, directory %s",
+            link.peer,
+            self._cpus,
+            port,
+            self._directory.path,
+        )
+        await self._lost.wait()
+        link.close("the worker stops")
+        self._link = None
+        self._outbox.clear()
+        self._post(ServerLost())
+        self._turn()
+        self._objects.close()
+
+    # -- The link -----------------------------------------------------------------------------------------------------
+
+    def on_messages(self, link: Link, messages: list[Message]) -> None:
+        self._post(FromServer(messages))
+
+    def on_closed(self, link: Link, reason: str) -> None:
+        if link is self._link:
+            if not self._stopping.is_set():
+                _log.warning("the server is gone: %s", reason)
+            self._lost.set()
+
+    def on_full(self, link: Link) -> None:
+        """Reports are few and bounded by what was assigned: they are not held back."""
+
+    def on_drained(self, link: Link) -> None:
+        """See on_full."""
+
+    # -- The turn -----------------------------------------------------------------------------------------------------
+
+    def _post(self, event: WorkerEvent | Done) -> None:
+        if isinstance(event, Done):
+            self._done.append(event)
+        else:
+            self._close_done()
+            self._events.append(event)
+        if not self._turn_due:
+            self._turn_due = True
+            asyncio.get_running_loop().call_soon(self._turn)
+
+    def _close_done(self) -> None:
+        """Finished tasks go to the core in batches, in order with the other events."""
+        if self._done:
+            self._events.append(TasksDone(self._done))
+            self._done = []
+
+    def _turn(self) -> None:
+        now = time.monotonic()
+        until = now + _TURN_S
+        self._turn_due = True  # what is posted from here on is handled below
+        self._close_done()
+        while True:
+            events, self._events = self._events, []
+            for effect in self._core.step(events, now):
+                self._perform(effect)
+            self._close_done()
+            if not self._events:
+                self._turn_due = False
+                break
+            now = time.monotonic()
+            if now > until:
+                asyncio.get_running_loop().call_soon(self._turn)
+                break
+        if self._outbox and self._link is not None:
+            self._link.send(self._outbox)
+            self._outbox = []
+        self._set_timer()
+
+    def _set_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        deadline = self._core.next_deadline()
+        if deadline is not None:
+            delay_s = max(0.0, deadline - time.monotonic())
+            self._timer = asyncio.get_running_loop().call_later(delay_s, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        if not self._turn_due:
+            self._turn()
+
+    def _perform(self, effect: WorkerEffect) -> None:
+        match effect:
+            case RunInline():
+                for task in effect.tasks:
+                    self._post(self._inline.run(task))
+            case RunOnExecutor():
+                self._executors.send(effect.executor, effect.tasks)
+            case ToServer():
+                self._outbox += effect.messages
+            case Drop():
+                for object_id in effect.objects:
+                    self._store.drop(object_id)
+            case RunProgram():
+                self._start_program(effect.task)
+            case Fetch():
+                self._fetcher.fetch(effect.peer, effect.objects, self._on_object)
+            case ReadBack():
+                self._post(ReadBackDone(effect.executor, self._executors.read_back(effect.executor, effect.count)))
+            case KillExecutor():
+                self._executors.kill_if_running(effect.executor, effect.run)
+            case StopProgram():
+                self._programs.stop(effect.task)
+                self._post(Failed(effect.task, effect.attempt, "cancelled"))
+            case Relay():
+                self._relay(effect.object)
+            case Stop():
+                _log.info("stopping: the server asked for it")
+                self.stop()
+
+    # -- Programs -----------------------------------------------------------------------------------------------------
+
+    def _start_program(self, task: Task) -> None:
+        def done(_task: int, value: DataObject | None, error: str, duration_us: int) -> None:
+            self._on_program_done(task, value, error, duration_us)
+
+        inputs = [self._store.get(i) for i in task.inputs]
+        self._programs.start(task.id, task.config, inputs, done)
+
+    def _on_program_done(self, task: Task, value: DataObject | None, error: str, duration_us: int) -> None:
+        if value is not None and self._core.expects(task.id, task.attempt):
+            try:
+                self._store.put(task.id, value)
+            except OSError as problem:
+                error = f"the result could not be stored: {problem}"
+            else:
+                self._post(done_of(task, value, duration_us))
+                return
+        self._post(Failed(task.id, task.attempt, error or "cancelled"))
+
+    def _on_input_changed(self, task_id: int, position: int) -> None:
+        """A program has damaged an object of ours: whoever needs it must not get it from here."""
+        task = self._core.tasks.get(task_id)
+        if task is not None:
+            self._store.drop(task.inputs[position])
+
+    # -- Objects from other workers -----------------------------------------------------------------------------------
+
+    def _on_object(self, object_id: int, found: bytes | tuple[bytes, list[Segment]] | None, reason: str) -> None:
+        if found is None:
+            _log.info("object %#x could not be fetched: %s", object_id, reason)
+            self._post(FetchFailed(object_id))
+            return
+        try:
+            if isinstance(found, bytes):
+                size_bytes = len(found)
+                self._store.put_packed(object_id, found)
+            else:
+                value = rebuild(*found)
+                size_bytes = value.size()
+                self._store.put(object_id, value)
+        except (ValueError, OSError) as error:
+            _log.warning("object %#x arrived and could not be kept: %s", object_id, error)
+            self._post(FetchFailed(object_id))
+        else:
+            self._post(Fetched(object_id, size_bytes))
+
+    def _relay(self, object_id: int) -> None:
+        link = self._link
+        if link is None:
+            return
+        found = self._store.lookup(object_id)
+        if found is None:
+            self._outbox.append(RelayPiece(object_id, b"", b"", True, "the worker does not have the object"))
+            return
+        relaying = asyncio.get_running_loop().create_task(relay_pieces(link, object_id, found))
+        self._relays.add(relaying)
+        relaying.add_done_callback(self._relays.discard)
+
+
+def _own_address(server_host: str) -> str:
+    """The address of this machine that the server's network sees."""
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(server_host, 9, type=socket.SOCK_DGRAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.connect(address)
+            return str(probe.getsockname()[0])
+    except OSError as error:
+        raise LoomError(f"no address of this machine towards {server_host}: {error}") from error

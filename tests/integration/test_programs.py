@@ -1,0 +1,352 @@
+"""External programs: inputs, outputs, failures, what they leave, and that nothing of it stays."""
+
+import asyncio
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from loom.data.array import Array
+from loom.data.base import DataObject
+from loom.data.buffers import FileSegment, StoredFile
+from loom.data.file import FileObject
+from loom.data.pack import value_of
+from loom.data.plain import Plain
+from loom.executors.programs import ProgramRunner
+from loom.tasktypes.content import const
+from loom.tasktypes.run import run
+
+TIMEOUT_S = 30
+TASK = 7
+
+
+class Owner:
+    """Stands for the worker: runs programs and keeps how they ended."""
+
+    def __init__(self, base_dir: Path) -> None:
+        self.base_dir = base_dir
+        self.loop = asyncio.new_event_loop()
+        self.ended: dict[int, tuple[DataObject | None, str, int]] = {}
+        self.changed: list[tuple[int, int]] = []
+        self.runner = ProgramRunner(str(base_dir), self.loop, lambda task, at: self.changed.append((task, at)))
+
+    def on_done(self, task: int, value: DataObject | None, error: str, duration_us: int) -> None:
+        assert task not in self.ended
+        assert (value is None) == bool(error)
+        self.ended[task] = value, error, duration_us
+
+    def start(
+        self,
+        args: str | Sequence[str],
+        inputs: Sequence[tuple[DataObject, str | None]] = (),
+        outputs: Sequence[str | None] = (None,),
+        task: int = TASK,
+    ) -> None:
+        built = run(args, [(const(""), name) for _value, name in inputs], outputs)
+        assert isinstance(built.config, bytes)
+        self.runner.start(task, built.config, [value for value, _name in inputs], self.on_done)
+
+    def wait(self, condition: Callable[[], object]) -> None:
+        async def until() -> None:
+            while not condition():
+                await asyncio.sleep(0.001)
+
+        self.loop.run_until_complete(asyncio.wait_for(until(), TIMEOUT_S))
+
+    def run(
+        self,
+        args: str | Sequence[str],
+        inputs: Sequence[tuple[DataObject, str | None]] = (),
+        outputs: Sequence[str | None] = (None,),
+    ) -> DataObject:
+        self.start(args, inputs, outputs)
+        self.wait(lambda: TASK in self.ended)
+        value, error, _duration = self.ended.pop(TASK)
+        assert value is not None, error
+        return value
+
+    def fail(
+        self,
+        args: str | Sequence[str],
+        inputs: Sequence[tuple[DataObject, str | None]] = (),
+        outputs: Sequence[str | None] = (None,),
+    ) -> str:
+        self.start(args, inputs, outputs)
+        self.wait(lambda: TASK in self.ended)
+        _value, error, _duration = self.ended.pop(TASK)
+        assert error
+        return error
+
+    def stored(self, data: bytes, name: str = "stored") -> Plain:
+        path = self.base_dir / name
+        path.write_bytes(data)
+        return Plain(FileSegment(StoredFile(str(path), len(data)), 0, len(data)))
+
+    def shell(self, script: str, **given: object) -> DataObject:
+        return self.run(("sh", "-c", script), **given)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def owner(tmp_path: Path) -> Iterator[Owner]:
+    base_dir = tmp_path / "base"
+    base_dir.mkdir()
+    before = len(os.listdir("/proc/self/fd"))
+    where = os.getcwd()
+    owner = Owner(base_dir)
+    yield owner
+    owner.runner.close()
+    assert os.getcwd() in ("/", where)
+    os.chdir(where)
+    owner.loop.close()
+    assert len(os.listdir("/proc/self/fd")) == before, "descriptors leak"
+    assert os.listdir(base_dir) == [], "files are left"
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return ") Z " not in Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def test_standard_output_is_the_result(owner: Owner) -> None:
+    assert value_of(owner.run("echo hello  world")) == b"hello world\n"
+
+
+def test_standard_input_is_empty_unless_mapped(owner: Owner) -> None:
+    assert value_of(owner.run("cat")) == b""
+
+
+@pytest.mark.parametrize("size", [0, 5, 1_000_000])
+def test_standard_input_from_memory(owner: Owner, size: int) -> None:
+    data = os.urandom(size)
+    assert value_of(owner.run("cat", [(Plain(data), None)])) == data
+
+
+def test_standard_input_from_a_stored_file(owner: Owner) -> None:
+    assert value_of(owner.run("wc -c", [(owner.stored(bytes(200_000)), None)])).split() == [b"200000"]  # type: ignore[attr-defined]
+
+
+def test_inputs_are_files_of_the_run_directory(owner: Owner, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.write_bytes(b"outside ")
+    inputs = [
+        (Plain([b"in ", b"memory "]), "a"),
+        (owner.stored(b"stored "), "deep/er/b"),
+        (FileObject(os.fsencode(outside)), "deep/c"),
+    ]
+    assert value_of(owner.run("cat a deep/er/b deep/c", inputs)) == b"in memory stored outside "
+
+
+def test_a_stored_file_is_linked_not_copied(owner: Owner) -> None:
+    given = owner.stored(b"x" * 100_000)
+    inode = os.stat(owner.base_dir / "stored").st_ino
+    assert value_of(owner.run("stat -c %i f", [(given, "f")])) == b"%d\n" % inode
+
+
+def test_part_of_a_stored_file_is_written(owner: Owner) -> None:
+    whole = owner.stored(b"abcdef" * 20_000).segments()[0]
+    assert isinstance(whole, FileSegment)
+    part = Plain(FileSegment(whole.file, 3, 6))
+    assert value_of(owner.run("cat f", [(part, "f")])) == b"defabc"
+
+
+def test_variables_replace_whole_arguments(owner: Owner) -> None:
+    result = owner.run(("echo", "$x", "a$x", "$y"), [(Plain(b"va lue"), "$x")])
+    assert value_of(result) == b"va lue a$x $y\n"
+
+
+def test_a_variable_may_name_the_program(owner: Owner) -> None:
+    assert value_of(owner.run("$p hello", [(Plain(b"/bin/echo"), "$p")])) == b"hello\n"
+
+
+def test_a_variable_with_a_zero_byte_fails(owner: Owner) -> None:
+    assert "zero byte" in owner.fail("echo $x", [(Plain(b"a\0b"), "$x")])
+
+
+def test_a_program_without_a_name_fails(owner: Owner) -> None:
+    assert "name of the program is empty" in owner.fail("$p", [(Plain(b""), "$p")])
+
+
+def test_several_outputs_are_an_array(owner: Owner) -> None:
+    result = owner.shell("echo out; echo 1 >a; mkdir d; echo 2 >d/b", outputs=("d/b", None, "a"))
+    assert value_of(result) == [b"2\n", b"out\n", b"1\n"]
+
+
+def test_a_large_output_becomes_a_stored_file(owner: Owner) -> None:
+    result = owner.shell("head -c 10000000 /dev/zero >big", outputs=("big",))
+    assert isinstance(result, Plain)
+    segment = result.segments()[0]
+    assert isinstance(segment, FileSegment)
+    assert os.path.dirname(segment.file.path) == str(owner.base_dir)
+    assert value_of(result) == bytes(10_000_000)
+
+
+def test_an_input_can_be_an_output(owner: Owner) -> None:
+    given = owner.stored(b"q" * 100_000)
+    result = owner.run("ln f g", [(given, "f")], outputs=("g",))
+    del given
+    assert value_of(result) == b"q" * 100_000
+
+
+def test_a_bare_name_is_looked_up_in_path_and_others_in_the_directory(
+    owner: Owner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    script = Plain(b"#!/bin/sh\necho mine\n")
+    assert value_of(owner.run(("sh", "-c", "chmod +x tool; ./tool"), [(script, "tool")])) == b"mine\n"
+    assert "'tool' was not found in PATH (/usr/bin:/bin)" in owner.fail("tool", [(script, "tool")])
+    assert "'./missing'" in owner.fail("./missing")
+    assert "could not be started: Permission denied" in owner.fail("./tool", [(script, "tool")])
+
+
+def test_the_exit_status_and_stderr_are_told(owner: Owner) -> None:
+    error = owner.fail("ls /non-existent-path")
+    assert error.startswith("Program terminated with status 2\nStderr:\n")
+    assert "/non-existent-path" in error
+
+
+def test_of_a_long_stderr_the_end_is_told(owner: Owner) -> None:
+    error = owner.fail(("sh", "-c", "yes word | head -c 1000000 >&2; echo the end >&2; exit 1"))
+    assert error.endswith("the end\n")
+    assert 65_000 < len(error) < 66_000
+
+
+def test_a_program_killed_by_a_signal_says_which(owner: Owner) -> None:
+    assert owner.fail(("sh", "-c", "echo oops >&2; kill -SEGV $$")) == (
+        "Program terminated by signal 11 (SIGSEGV)\nStderr:\noops\n"
+    )
+
+
+def test_broken_pipes_end_programs_as_in_a_shell(owner: Owner) -> None:
+    assert value_of(owner.shell("yes | head -n 2")) == b"y\ny\n"
+
+
+@pytest.mark.parametrize(
+    ("script", "text"),
+    [
+        ("true", "did not make its output 'o'"),
+        ("ln -s /etc/passwd o", "'o' cannot be taken"),
+        ("mkfifo o", "'o' is not a regular file"),
+        ("mkdir o", "'o' is not a regular file"),
+        ("ln -s . o", "'o' cannot be taken"),
+    ],
+)
+def test_an_output_has_to_be_a_regular_file(owner: Owner, script: str, text: str) -> None:
+    assert text in owner.fail(("sh", "-c", script), outputs=("o",))
+
+
+def test_an_output_below_a_linked_folder_is_refused(owner: Owner) -> None:
+    assert "'d/passwd' cannot be taken" in owner.fail("ln -s /etc d", outputs=("d/passwd",))
+
+
+def test_an_output_file_below_a_file_is_refused(owner: Owner) -> None:
+    assert "'d/x' cannot be taken" in owner.fail("touch d", outputs=("d/x",))
+
+
+def test_replaced_capture_files_are_not_followed(owner: Owner) -> None:
+    assert "cannot be taken" in owner.fail(("sh", "-c", "rm +out; ln -s /etc/passwd +out"))
+    error = owner.fail(("sh", "-c", "rm +err; ln -s /etc/passwd +err; exit 1"))
+    assert error == "Program terminated with status 1\nStderr:\n"
+
+
+@pytest.mark.parametrize("change", ["echo more >>f", "touch -d 2001-01-01 f", "echo x >f; exit 3"])
+def test_a_changed_linked_input_fails_the_task(owner: Owner, change: str) -> None:
+    given = owner.stored(b"original")
+    error = owner.fail(("sh", "-c", change), [(Plain(b""), "other"), (given, "f")])
+    assert "changed its input 'f'" in error or "status 3" in error
+    assert owner.changed == [(TASK, 1)]
+
+
+def test_every_changed_input_is_told(owner: Owner) -> None:
+    given = [(owner.stored(b"one", "1"), "f"), (owner.stored(b"two", "2"), None), (owner.stored(b"three", "3"), "g")]
+    error = owner.fail(("sh", "-c", "echo x >>f; echo y >/dev/stdin"), given)
+    assert "changed its input 'f', stdin;" in error
+    assert owner.changed == [(TASK, 0), (TASK, 1)]
+
+
+def test_a_linked_input_may_be_replaced(owner: Owner) -> None:
+    """What the name stands for in the directory is the program's affair, the stored file is not."""
+    given = owner.stored(b"original")
+    assert value_of(owner.shell("rm f; echo new >f; cat f", inputs=[(given, "f")])) == b"new\n"
+    assert given.read() == b"original"
+    assert owner.changed == []
+
+
+def test_an_input_without_bytes_fails_and_is_named(owner: Owner) -> None:
+    assert "'f' of the program is no D-object but loom/array" in owner.fail("true", [(Array([]), "f")])
+
+
+def test_a_malformed_config_fails(owner: Owner) -> None:
+    owner.runner.start(TASK, b"nonsense", [], owner.on_done)
+    assert "malformed" in owner.ended.pop(TASK)[1]
+
+
+def test_a_background_child_goes_with_its_program(owner: Owner) -> None:
+    pid = int(value_of(owner.shell("sleep 1000 & echo $!")))  # type: ignore[call-overload]
+    owner.wait(lambda: not is_alive(pid))
+
+
+def test_a_program_runs_in_a_session_of_its_own(owner: Owner) -> None:
+    pid, session = value_of(owner.shell("echo $$ $(ps -o sid= -p $$)")).split()  # type: ignore[attr-defined]
+    assert pid == session
+
+
+def test_stopping_kills_at_once_and_reports_nothing(owner: Owner, tmp_path: Path) -> None:
+    marker = tmp_path / "pid"
+    owner.start(("sh", "-c", f"sleep 1000 & echo $! >{marker}.new; mv {marker}.new {marker}; wait"))
+    owner.wait(marker.exists)
+    owner.runner.stop(TASK)
+    owner.runner.stop(TASK)
+    assert value_of(owner.run("echo again")) == b"again\n"  # under the same number
+    owner.wait(lambda: not is_alive(int(marker.read_text())))
+    owner.wait(lambda: os.listdir(owner.base_dir) == [])
+    assert owner.ended == {}
+
+
+def test_closing_waits_until_all_is_gone(owner: Owner) -> None:
+    for task in range(5):
+        owner.start("sleep 1000", task=task)
+    owner.runner.close()
+    assert os.listdir(owner.base_dir) == []
+    assert owner.ended == {}
+
+
+def test_whatever_a_program_leaves_is_removed(owner: Owner) -> None:
+    assert value_of(owner.shell("mkdir -p a/b; touch a/b/c; ln -s / a/link; mkfifo a/fifo; touch ./-rf +x")) == b""
+
+
+def test_folders_that_may_not_be_written_are_removed(owner: Owner) -> None:
+    assert (
+        value_of(owner.shell("mkdir -p a/b/c; touch a/b/c/d; chmod 0 a/b/c; chmod 500 a/b; chmod 0 a; chmod 500 ."))
+        == b""
+    )
+
+
+def test_many_programs_at_a_time(owner: Owner) -> None:
+    for task in range(50):
+        owner.start(f"echo {task}", task=task)
+    owner.wait(lambda: len(owner.ended) == 50)
+    assert [value_of(owner.ended[task][0]) for task in range(50)] == [b"%d\n" % task for task in range(50)]  # type: ignore[arg-type]
+
+
+def test_the_duration_is_that_of_the_program(owner: Owner) -> None:
+    begun = time.perf_counter()
+    owner.start("sleep 0.05")
+    owner.wait(lambda: TASK in owner.ended)
+    assert 50_000 <= owner.ended.pop(TASK)[2] <= (time.perf_counter() - begun) * 1e6
+
+
+def test_a_store_on_another_file_system_is_copied_from(owner: Owner) -> None:
+    elsewhere = Path("/dev/shm") / f"loom-test-{os.getpid()}"
+    elsewhere.mkdir()
+    try:
+        (elsewhere / "f").write_bytes(b"far away")
+        given = Plain(FileSegment(StoredFile(str(elsewhere / "f"), 8), 0, 8))
+        assert value_of(owner.run("cat f", [(given, "f")])) == b"far away"
+        del given
+    finally:
+        shutil.rmtree(elsewhere)
