@@ -413,10 +413,10 @@ DataReply = ObjectComes | ObjectMissing
 
 
 class ExecutorInput(Message):
-    """One input of a task given to an executor.
+    """An input that is not just given as its packed bytes.
 
-    `packed`: a small object whole. Else `header` and `parts`, (descriptor index, offset, length) into the descriptors
-    that came with the message. Neither: an object that the executor keeps (functions), by `object`.
+    `packed`: a small object whole, to be kept. Else `header` and `parts`, (descriptor index, offset, length) into the
+    descriptors that came with the message. `keep`: the executor keeps it by `object` (functions).
     """
 
     object: Id
@@ -427,14 +427,18 @@ class ExecutorInput(Message):
 
 
 class ExecutorTask(Message):
-    """`serial` counts the tasks given to this executor: shared memory says which one is running."""
+    """`serial` counts the tasks given to this executor: shared memory says which one is running.
+
+    An input is a small object packed, an object's id where the executor keeps it, or an ExecutorInput. `function` is
+    the object id of the first input, by which a live function is kept.
+    """
 
     serial: Id
-    task: Id
-    attempt: Id
+    number: Id
     symbol: Symbol
     config: bytes
-    inputs: list[ExecutorInput]
+    function: Id
+    inputs: list[bytes | Id | ExecutorInput]
 
 
 class ExecutorBatch(Message, tag=160):
@@ -450,28 +454,52 @@ class ResultPart(Message):
     size_bytes: Count
 
 
-class ExecutorResult(Message, tag=161):
-    """What became of one task: exactly one of `packed`, `file`/`parts`, `error`, `chunk`, `missing` says it."""
-
+class SmallResult(Message, tag=161):
     serial: Id
-    task: Id
-    attempt: Id
     duration_us: Count
     size_bytes: Count
     length: Count
-    packed: bytes | None
+    packed: bytes
+
+
+class LargeResult(Message, tag=163):
+    """`parts` lie in `file` or in inputs."""
+
+    serial: Id
+    duration_us: Count
+    size_bytes: Count
+    length: Count
     header: bytes
     file: str
     parts: list[ResultPart]
+
+
+class ErrorResult(Message, tag=164):
+    serial: Id
     error: str
-    chunk: PlanChunk | None
-    missing: list[Id]
+
+
+class RedirectResult(Message, tag=165):
+    """As in TaskRedirected."""
+
+    serial: Id
+    chunk: PlanChunk
+
+
+class InputsMissing(Message, tag=166):
+    """The task did not run: these objects are kept no longer."""
+
+    serial: Id
+    objects: list[Id]
+
+
+ExecutorResult = SmallResult | LargeResult | ErrorResult | RedirectResult | InputsMissing
 
 
 class ExecutorLog(Message, tag=162):
     """A line for the worker's log, from `ctx.log_*`. `level` as in the logging module."""
 
-    task: Id
+    number: Id
     level: int
     text: str
 

@@ -17,11 +17,25 @@ from loom.data.plain import Plain
 from loom.data.pyobj import PyObj
 from loom.executors.processes import ExecutorProcess
 from loom.limits import MAX_HANDOVER_FDS
-from loom.messages import ExecutorBatch, ExecutorInput, ExecutorLog, ExecutorResult, ExecutorTask
+from loom.messages import (
+    ErrorResult,
+    ExecutorBatch,
+    ExecutorInput,
+    ExecutorLog,
+    ExecutorResult,
+    ExecutorTask,
+    InputsMissing,
+    LargeResult,
+    RedirectResult,
+    SmallResult,
+)
 from loom.tasktypes.python import py_call, py_value
 
 FUNCTION_ID = 1 << 50
 TIMEOUT_S = 30
+
+
+Given = bytes | int | ExecutorInput
 
 
 class Owner:
@@ -52,18 +66,22 @@ class Owner:
         assert index == 0
         self.losses.append((running, unfinished, story))
 
-    def task(self, symbol: str, config: bytes = b"", inputs: list[ExecutorInput] | None = None) -> ExecutorTask:
+    def task(self, symbol: str, config: bytes = b"", inputs: list[Given] | None = None) -> ExecutorTask:
         self._serial += 1
-        return ExecutorTask(self._serial, self._serial, 1, symbol, config, inputs or [])
+        function = inputs[0] if inputs else 0
+        key = function.object if isinstance(function, ExecutorInput) else function
+        assert isinstance(key, int)
+        return ExecutorTask(self._serial, self._serial, symbol, config, key, inputs or [])
 
-    def call(self, function: Callable[..., object], *inputs: ExecutorInput, kept: bool = False) -> ExecutorTask:
+    def call(self, function: Callable[..., object], *inputs: Given, kept: bool = False) -> ExecutorTask:
         """A task that calls the function; `kept`: the executor has the function already."""
         value = py_value(function)
         config = py_call(value).config
         assert isinstance(config, bytes)
-        packed = None if kept else to_packed(PyObj.of(function))
         function_id = self.function_ids.setdefault(function, FUNCTION_ID + len(self.function_ids))
-        first = ExecutorInput(function_id, packed, b"", [], True)
+        first: Given = function_id
+        if not kept:
+            first = ExecutorInput(function_id, to_packed(PyObj.of(function)), b"", [], True)
         return self.task("loom/py/call", config, [first, *inputs])
 
     def give(self, *tasks: ExecutorTask, fds: list[int] | None = None) -> None:
@@ -80,7 +98,7 @@ class Owner:
         self.wait(lambda: task.serial in self.results)
         return self.results[task.serial]
 
-    def run(self, function: Callable[..., object], *inputs: ExecutorInput) -> ExecutorResult:
+    def run(self, function: Callable[..., object], *inputs: Given) -> ExecutorResult:
         task = self.call(function, *inputs)
         self.give(task)
         return self.result_of(task)
@@ -105,20 +123,18 @@ def owner(tmp_path: Path) -> Iterator[Owner]:
     assert not list(tmp_path.glob("x*")), "output files are left"
 
 
-def small(data: bytes) -> ExecutorInput:
-    return ExecutorInput(5, to_packed(Plain(data)), b"", [], False)
+def small(data: bytes) -> Given:
+    return to_packed(Plain(data))
 
 
 def value(result: ExecutorResult) -> object:
-    assert not result.error, result.error
-    assert result.packed is not None
+    assert isinstance(result, SmallResult), result
     return value_of(from_packed(result.packed))
 
 
 def taken_object(result: ExecutorResult) -> DataObject:
     """The object of a result that lies in a file; the file goes with the object."""
-    assert not result.error, result.error
-    assert result.packed is None
+    assert isinstance(result, LargeResult), result
     stored = StoredFile(result.file, os.path.getsize(result.file))
     return rebuild(result.header, [FileSegment(stored, part.offset, part.size_bytes) for part in result.parts])
 
@@ -160,9 +176,7 @@ def test_an_input_that_is_not_kept_is_reported_missing(owner: Owner) -> None:
     task = owner.call(lambda: b"", kept=True)
     owner.give(task)
     result = owner.result_of(task)
-    assert result.missing == [task.inputs[0].object]
-    assert not result.error
-    assert result.packed is None
+    assert result == InputsMissing(task.serial, [task.function])
 
 
 @pytest.mark.parametrize(
@@ -312,9 +326,9 @@ def test_log_lines_arrive_before_the_result(owner: Owner) -> None:
     given = owner.task("loom/py/call", task.config, owner.call(talk).inputs)
     owner.give(given)
     owner.result_of(given)
-    assert [(log.task, log.level, log.text[:5]) for log in owner.logs] == [
-        (given.task, 20, "hello"),
-        (given.task, 40, "xxxxx"),
+    assert [(log.number, log.level, log.text[:5]) for log in owner.logs] == [
+        (given.number, 20, "hello"),
+        (given.number, 40, "xxxxx"),
     ]
 
 
@@ -371,7 +385,7 @@ def test_a_kept_input_outlives_its_descriptor(owner: Owner) -> None:
     first = owner.call(lambda a: a.read()[:3], given)
     owner.give(first, fds=[fd])
     assert value(owner.result_of(first)) == b"kkk"
-    second = owner.call(lambda a: a.read()[-3:], ExecutorInput(given.object, None, b"", [], True))
+    second = owner.call(lambda a: a.read()[-3:], given.object)
     owner.give(second)
     assert value(owner.result_of(second)) == b"kkk"
 
@@ -458,7 +472,5 @@ def test_a_redirection_travels_as_a_plan(owner: Owner) -> None:
         return merge((a, const("more")))  # type: ignore[arg-type]
 
     result = owner.run(redirect, small(b"some"))
-    assert not result.error
-    assert result.chunk is not None
+    assert isinstance(result, RedirectResult)
     assert result.chunk.symbols == ["loom/data/const", "loom/data/merge"]
-    assert result.packed is None

@@ -1,7 +1,9 @@
 """Objects over both ways, on both kinds of loop: they arrive whole, or the fetch ends with the reason."""
 
 import asyncio
+import errno
 import fcntl
+import gc
 import mmap
 import os
 import secrets
@@ -12,18 +14,19 @@ import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import uvloop
-from link_peers import KEY, OTHER_KEY, raw_connection, raw_link, read_to_end
+from link_peers import KEY, OTHER_KEY, raw_link, read_to_end
 
 from loom.data.buffers import FileSegment, Segment, StoredFile, join
 from loom.limits import MAX_HANDOVER_FDS, SMALL_OBJECT_BYTES
-from loom.messages import DataRequest, FetchObjects, Message, ObjectComes, ObjectMissing, PeerAddress
-from loom.net.link import Link, LinkHandler
-from loom.net.listener import listen
+from loom.messages import FetchObjects, Message, ObjectComes, ObjectMissing, PeerAddress
+from loom.net.link import Link
 from loom.net.objects import Fetched, Held, ObjectFetcher, ObjectServer
-from loom.wire.codec import Decoder, encode, encode_payload
+from loom.net.objects.handover import HandoverLink
+from loom.wire.codec import encode
 from loom.wire.framing import bulk_header
 
 LARGE = SMALL_OBJECT_BYTES + 1
@@ -41,10 +44,17 @@ def way(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _uvloop_was_used() -> None:
+    """It keeps a descriptor of its own from its first use on."""
+    uvloop.new_event_loop().close()
+
+
 @pytest.fixture(autouse=True)
 def _no_descriptor_is_lost() -> Iterator[None]:
     before = len(os.listdir("/proc/self/fd"))
     yield
+    gc.collect()  # mappings and loops go with the last reference to them
     assert len(os.listdir("/proc/self/fd")) <= before
 
 
@@ -120,6 +130,40 @@ async def until(condition: Callable[[], object]) -> None:
         await asyncio.sleep(0.001)
 
 
+Script = Callable[[Link, list[Message]], None]
+
+
+class Scripted:
+    """In the place of a service: answers as a test says."""
+
+    script: Script
+
+    def __init__(self, lookup: object, ended: Callable[[object], None]) -> None:
+        self._ended = ended
+
+    def on_messages(self, link: Link, messages: list[Message]) -> None:
+        type(self).script(link, messages)
+
+    def on_closed(self, link: Link, reason: str) -> None:
+        self._ended(link)
+
+    def on_full(self, link: Link) -> None: ...
+
+    def on_drained(self, link: Link) -> None: ...
+
+
+@pytest.fixture
+def scripted(monkeypatch: pytest.MonkeyPatch) -> type[Scripted]:
+    """Both kinds of link of every ObjectServer are served by it."""
+
+    class OneScript(Scripted):
+        pass
+
+    monkeypatch.setattr("loom.net.objects.server.BulkService", OneScript)
+    monkeypatch.setattr("loom.net.objects.server.HandoverService", OneScript)
+    return OneScript
+
+
 def test_every_shape_of_object(runner: asyncio.Runner, way: str, tmp_path: Path) -> None:
     content = secrets.token_bytes(3_000_000)
     file = stored(tmp_path / "a", content)
@@ -186,7 +230,7 @@ def test_missing_objects(runner: asyncio.Runner, way: str) -> None:
     runner.run(test())
 
 
-# -- handing over -------------------------------------------------------------------------------------------------------
+# -- handing over ------------------------------------------------------------------------------------------------------
 
 
 def test_descriptors_are_read_only_and_the_file_itself(runner: asyncio.Runner, tmp_path: Path) -> None:
@@ -227,16 +271,55 @@ def test_more_parts_than_a_message_can_carry_come_over_tcp(runner: asyncio.Runne
     runner.run(test())
 
 
-def test_many_descriptors_at_once(runner: asyncio.Runner, tmp_path: Path) -> None:
-    """More than the kernel lets be in flight: the sender waits for the receiver."""
-    files = [stored(tmp_path / str(i), bytes([i]) * 1000) for i in range(MAX_HANDOVER_FDS)]
-    objects: dict[int, Held] = {n: (b"h", [FileSegment(file, 0, 1000) for file in files]) for n in range(50)}
+def forget_descriptor(descriptor: int, size_bytes: int) -> Segment:
+    os.close(descriptor)
+    return bytes(size_bytes)
+
+
+def test_many_descriptors(runner: asyncio.Runner, tmp_path: Path) -> None:
+    file = stored(tmp_path / "a", bytes(400 * MAX_HANDOVER_FDS))
+    scattered: Held = (b"h" * 3000, [FileSegment(file, i * 400, 399) for i in range(MAX_HANDOVER_FDS)])
+    objects: dict[int, Held] = dict.fromkeys(range(200), scattered)
 
     async def test() -> None:
-        async with serving(objects, "handover") as (fetcher, peer, _):
+        async with serving(objects, "handover") as (_, peer, _):
+            fetcher = ObjectFetcher(KEY, land_in_memory, forget_descriptor)
             assert all(fetched is not None for _, fetched, _ in await Fetch(fetcher, peer, list(objects)).end())
+            fetcher.close()
 
     runner.run(test())
+
+
+def test_kernel_that_has_too_many_descriptors_in_flight(runner: asyncio.Runner, scripted: type[Scripted]) -> None:
+    """It bounds them for a user: sending waits until some have been received."""
+    refusals = 3
+
+    class Crowded:
+        def __init__(self, sock: socket.socket) -> None:
+            self._sock = sock
+
+        def sendmsg(self, *what: Any) -> int:
+            nonlocal refusals
+            refusals -= 1
+            if refusals >= 0:
+                raise OSError(errno.ETOOMANYREFS, "Too many references: cannot splice")
+            return self._sock.sendmsg(*what)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._sock, name)
+
+    def script(link: Any, _: list[Message]) -> None:
+        link._sock = Crowded(link._sock)
+        link.send([ObjectComes(1, b"", 1, [], b"x")])
+
+    scripted.script = staticmethod(script)
+
+    async def test() -> None:
+        async with serving({}, "handover") as (fetcher, peer, _):
+            assert await Fetch(fetcher, peer, [1]).fetched() == {1: b"x"}
+
+    runner.run(test())
+    assert refusals == -1
 
 
 def test_file_that_is_gone_is_missing(runner: asyncio.Runner, way: str, tmp_path: Path) -> None:
@@ -288,7 +371,7 @@ def test_half_open_links_on_the_handover_socket(runner: asyncio.Runner) -> None:
     runner.run(test())
 
 
-# -- what can go wrong --------------------------------------------------------------------------------------------------
+# -- what can go wrong -------------------------------------------------------------------------------------------------
 
 
 def test_nobody_there(runner: asyncio.Runner, way: str) -> None:
@@ -308,11 +391,269 @@ def test_holder_with_another_key(runner: asyncio.Runner, way: str) -> None:
     runner.run(test())
 
 
-def test_data_link_needs_its_role(runner: asyncio.Runner) -> None:
+MORTAL_HOLDER = """
+import asyncio
+from loom.net.objects import ObjectServer
+
+async def main():
+    port, handover = await ObjectServer(bytes(range(32)), lambda _: (b"h", [bytes(200_000_000)])).start("127.0.0.1")
+    print(port, flush=True)
+    await asyncio.Event().wait()
+
+asyncio.run(main())
+"""
+
+
+def test_holder_that_dies_in_the_middle_of_a_payload(runner: asyncio.Runner) -> None:
     async def test() -> None:
-        async with serving({1: b"\0a"}, "tcp") as (_, peer, _):
-            with pytest.raises(AssertionError, match="closed"), await raw_connection(peer.port) as sock:
-                await asyncio.get_running_loop().sock_sendall(sock, b"\x93LOOK")
-                assert await read_to_end(sock), "closed"
+        with subprocess.Popen([sys.executable, "-c", MORTAL_HOLDER], stdout=subprocess.PIPE, text=True) as holder:
+            assert holder.stdout is not None
+            port = int(holder.stdout.readline())
+            buffers: list[memoryview] = []
+
+            def land(size_bytes: int) -> tuple[memoryview, Callable[[], Segment]]:
+                holder.send_signal(signal.SIGKILL)
+                buffers.append(memoryview(bytearray(size_bytes)))
+                return buffers[0], lambda: pytest.fail("an incomplete object became a segment")
+
+            fetcher = ObjectFetcher(KEY, land, adopt_by_mapping)
+            fetch = Fetch(fetcher, PeerAddress(1, "w", "127.0.0.1", port, ""), [1, 2, 3])
+            ended = await fetch.end()
+            assert [(number, fetched) for number, fetched, _ in ended] == [(1, None), (2, None), (3, None)]
+            assert all(f"objects 127.0.0.1:{port}: " in reason for _, _, reason in ended)
+            assert len(buffers) == 1
+            fetcher.close()
 
     runner.run(test())
+
+
+def test_silent_holder_is_given_up(runner: asyncio.Runner, way: str, scripted: type[Scripted]) -> None:
+    scripted.script = staticmethod(lambda link, messages: None)
+
+    async def test() -> None:
+        async with serving({}, way, idle_timeout_s=0.1) as (fetcher, peer, _):
+            assert "not a byte for 0.1 s" in await Fetch(fetcher, peer, [1]).reason()
+
+    runner.run(test())
+
+
+def test_holder_that_stalls_in_a_payload_is_given_up(runner: asyncio.Runner, scripted: type[Scripted]) -> None:
+    def script(link: Link, _: list[Message]) -> None:
+        link.write(encode([ObjectComes(1, b"h", LARGE, [], b"")]) + bulk_header(LARGE) + b"begun")
+
+    scripted.script = staticmethod(script)
+
+    async def test() -> None:
+        async with serving({}, "tcp", idle_timeout_s=0.1) as (fetcher, peer, _):
+            assert "not a byte for 0.1 s" in await Fetch(fetcher, peer, [1]).reason()
+
+    runner.run(test())
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        encode([ObjectMissing(2)]),
+        encode([ObjectComes(2, b"", 1, [], b"x")]),
+        encode([ObjectComes(1, b"h", LARGE, [], b"short")]) + bulk_header(LARGE + 1),
+        encode([ObjectComes(1, b"h", LARGE, [], b""), ObjectMissing(1)]),
+        encode([ObjectComes(1, b"h", LARGE, [], b"")]) + encode([ObjectMissing(1)]),
+        bulk_header(5) + b"12345",
+        encode([FetchObjects([1])]),
+        b"\xff" * 100,
+    ],
+    ids=["other", "other-comes", "longer", "interrupted", "interrupted-later", "bulk-only", "request", "noise"],
+)
+def test_holder_that_breaks_the_protocol(runner: asyncio.Runner, answer: bytes, scripted: type[Scripted]) -> None:
+    scripted.script = staticmethod(lambda link, _: link.write(bytes(answer)))
+
+    async def test() -> None:
+        async with serving({}, "tcp") as (fetcher, peer, _):
+            assert "protocol error" in await Fetch(fetcher, peer, [1]).reason()
+
+    runner.run(test())
+
+
+@pytest.mark.parametrize(
+    ("parts", "descriptors"),
+    [
+        ([(0, LARGE)], 0),
+        ([(1, LARGE)], 1),
+        ([(0, LARGE - 1)], 1),
+        ([(-1, LARGE)], 1),
+        ([(0, LARGE), (0, 0)], 2),
+        ([], 1),
+    ],
+    ids=["none-came", "past-the-end", "sizes", "negative", "empty-part", "no-parts"],
+)
+def test_handover_that_lies_is_not_believed(
+    runner: asyncio.Runner, parts: list[tuple[int, int]], descriptors: int, scripted: type[Scripted], tmp_path: Path
+) -> None:
+    """A part outside of its file would kill who maps it. The same holder is asked over TCP then."""
+    file = stored(tmp_path / "a", bytes(LARGE))
+
+    def script(link: object, _: list[Message]) -> None:
+        if isinstance(link, HandoverLink):
+            opened = [file.open() for _ in range(descriptors)]
+            link.send([ObjectComes(1, b"h", LARGE, parts, b"")], opened)
+        else:
+            assert isinstance(link, Link)
+            link.send([ObjectComes(1, b"h", 8, [], b"over tcp")])
+
+    scripted.script = staticmethod(script)
+
+    async def test() -> None:
+        async with serving({}, "handover") as (fetcher, peer, _):
+            assert await Fetch(fetcher, peer, [1]).fetched() == {1: (b"h", [b"over tcp"])}
+
+    runner.run(test())
+
+
+def test_descriptors_that_were_not_announced_are_closed(
+    runner: asyncio.Runner, scripted: type[Scripted], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = stored(tmp_path / "a", bytes(LARGE))
+
+    def script(link: object, _: list[Message]) -> None:
+        assert isinstance(link, HandoverLink)
+        link.send([ObjectComes(1, b"h", LARGE, [(0, LARGE)], b"")], [file.open() for _ in range(5)])
+
+    scripted.script = staticmethod(script)
+
+    async def test() -> None:
+        async with serving({}, "handover") as (fetcher, peer, server):
+            assert await Fetch(fetcher, peer, [1]).fetched() == {1: (b"h", [bytes(LARGE)])}
+            await until(lambda: not server._links)
+
+    runner.run(test())
+    assert "4 descriptors came that were not announced" in caplog.text
+
+
+def test_no_room_on_this_side(runner: asyncio.Runner, way: str) -> None:
+    def no_room(*_: object) -> tuple[memoryview, Callable[[], Segment]]:
+        raise OSError(28, "No space left on device")
+
+    def adopt(descriptor: int, size_bytes: int) -> Segment:
+        os.close(descriptor)
+        raise OSError(28, "No space left on device")
+
+    async def test() -> None:
+        async with serving({1: (b"h", [b"x" * LARGE]), 2: b"\0b"}, way) as (_, peer, _):
+            fetcher = ObjectFetcher(KEY, no_room, adopt)
+            assert "No space left on device" in await Fetch(fetcher, peer, [1]).reason()
+            assert await Fetch(fetcher, peer, [2]).fetched() == {2: b"\0b"}
+            fetcher.close()
+
+    runner.run(test())
+
+
+def test_close_ends_every_fetch(runner: asyncio.Runner, way: str, scripted: type[Scripted]) -> None:
+    asked = 0
+
+    def script(link: object, _: list[Message]) -> None:
+        nonlocal asked
+        asked += 1
+
+    scripted.script = staticmethod(script)
+
+    async def test() -> None:
+        async with serving({}, way) as (fetcher, peer, _):
+            on_its_way = Fetch(fetcher, peer, [1, 2])
+            await until(lambda: asked)
+            just_said = Fetch(fetcher, peer, [3])
+            elsewhere = Fetch(fetcher, _replaced(peer), [4])
+            fetcher.close()
+            ended = on_its_way.ended + just_said.ended + elsewhere.ended
+            assert ended == [(number, None, "closed") for number in (1, 2, 3, 4)]
+
+    runner.run(test())
+
+
+def test_close_at_every_turn_of_the_loop(runner: asyncio.Runner, way: str) -> None:
+    """Wherever a fetch is just then, it ends and leaves no connection behind."""
+
+    async def until_empty(server: ObjectServer) -> None:
+        await until(lambda: not server._links and not len(server._half_open))
+
+    async def test() -> None:
+        for turns in range(40):
+            async with serving({1: b"\0a"}, way) as (fetcher, peer, server):
+                fetch = Fetch(fetcher, peer, [1])
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+                fetcher.close()
+                assert len(fetch.ended) == 1
+                await until_empty(server)
+
+    runner.run(test())
+
+
+def _replaced(peer: PeerAddress) -> PeerAddress:
+    """Another holder, to whom there is no connection yet."""
+    return PeerAddress(2, "other", "localhost", peer.port, peer.handover)
+
+
+def test_link_that_is_not_needed_is_closed_and_opened_again(runner: asyncio.Runner, way: str) -> None:
+    async def test() -> None:
+        async with serving({1: b"\0a"}, way, idle_timeout_s=0.05) as (fetcher, peer, server):
+            for _ in range(2):
+                assert await Fetch(fetcher, peer, [1]).fetched() == {1: b"\0a"}
+                assert len(server._links) == 1
+                await until(lambda: not server._links)
+
+    runner.run(test())
+
+
+def test_fetch_again_from_inside_done(runner: asyncio.Runner, way: str) -> None:
+    """What a caller does when a fetch failed: it asks somebody else, or the same again."""
+
+    async def test() -> None:
+        async with serving({1: b"\0a"}, way) as (fetcher, peer, server):
+            reasons: list[str] = []
+            over = asyncio.Event()
+
+            def done(number: int, fetched: Fetched, reason: str) -> None:
+                reasons.append(reason)
+                if len(reasons) < 3:
+                    fetcher.fetch(peer, [number], done)
+                else:
+                    over.set()
+
+            server.close()
+            fetcher.fetch(peer, [1], done)
+            await over.wait()
+            assert len(reasons) == 3
+
+    runner.run(test())
+
+
+def test_reader_that_does_not_read_costs_the_holder_little_memory(runner: asyncio.Runner) -> None:
+    looked_up: list[int] = []
+
+    def lookup(number: int) -> Held:
+        looked_up.append(number)
+        return (b"h", [bytes(1_000_000)])
+
+    async def test() -> None:
+        server = ObjectServer(KEY, lookup)
+        port, _ = await server.start("127.0.0.1")
+        with await raw_link(port, "data") as sock:
+            await asyncio.get_running_loop().sock_sendall(sock, bytes(encode([FetchObjects(list(range(1000)))])))
+            await until(lambda: any(link.full for link in server._links))
+            assert len(looked_up) < 50
+        server.close()
+        await until(lambda: not server._links)
+
+    runner.run(test())
+
+
+def test_request_that_is_none(runner: asyncio.Runner, caplog: pytest.LogCaptureFixture) -> None:
+    async def test() -> None:
+        async with serving({1: b"\0a"}, "tcp") as (fetcher, peer, _):
+            with await raw_link(peer.port, "data") as sock:
+                await asyncio.get_running_loop().sock_sendall(sock, bytes(encode([ObjectMissing(1)])))
+                assert await read_to_end(sock) == b""
+            assert await Fetch(fetcher, peer, [1]).fetched() == {1: b"\0a"}
+
+    runner.run(test())
+    assert "malformed message" in caplog.text

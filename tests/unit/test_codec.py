@@ -50,7 +50,7 @@ def read_golden() -> list[tuple[str, Message, bytes]]:
     names = {name: getattr(loom.messages, name) for name in dir(loom.messages)} | {"Request": Request}
     entries: list[tuple[str, Message, bytes]] = []
     direction = ""
-    lines = iter(Path(__file__).with_name("golden_messages.txt").read_text().splitlines())
+    lines = iter(Path(__file__).with_name("golden_messages.txt").read_text(encoding="utf-8").splitlines())
     for line in lines:
         if line.startswith("# "):
             direction = line[2:]
@@ -148,7 +148,7 @@ def test_one_frame_for_a_list() -> None:
 
 
 def test_empty_list() -> None:
-    assert Decoder(ClientToServer).decode(encode([])[HEADER_BYTES:]) == []
+    assert Decoder(ClientToServer).decode(memoryview(encode([]))[HEADER_BYTES:]) == []
 
 
 def test_decoded_values_outlive_the_buffer() -> None:

@@ -70,12 +70,11 @@ def test_landing_is_set_between_frames_of_one_read() -> None:
     data = control(b"comes") + bulk(b"payload") + control(b"next")
     reader.buffer()[: len(data)] = data
     reader.received(len(data))
-    frame = reader.next_frame()
-    assert frame == b"comes"
+    assert bytes(reader.next_frame() or b"") == b"comes"
     landing = memoryview(bytearray(7))
     reader.land(landing, lambda: None)
-    assert reader.next_frame() == b"next"
-    assert landing == b"payload"
+    assert bytes(reader.next_frame() or b"") == b"next"
+    assert bytes(landing) == b"payload"
 
 
 def test_large_bulk_bypasses_the_scratch_buffer() -> None:
@@ -90,7 +89,7 @@ def test_next_landing_from_inside_landed() -> None:
     first, second = memoryview(bytearray(3)), memoryview(bytearray(2))
     reader.land(first, lambda: reader.land(second, lambda: None))
     assert feed(reader, bulk(b"abc") + bulk(b"de") + control(b"x")) == [b"x"]
-    assert second == b"de"
+    assert bytes(second) == b"de"
 
 
 def test_limit_is_checked_before_memory_is_taken() -> None:

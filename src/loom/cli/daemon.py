@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import resource
 import signal
 import sys
 from collections.abc import Callable, Coroutine
@@ -17,6 +18,12 @@ from loom.errors import LoomException
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 
 
+def raise_descriptor_limit() -> None:
+    """Links, handed-over objects and programs all take descriptors: allow as many as this user may have."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 def set_up_log(level: str) -> None:
     logging.basicConfig(
         stream=sys.stderr, level=level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
@@ -25,6 +32,7 @@ def set_up_log(level: str) -> None:
 
 def run_daemon(serve: Callable[[], Coroutine[Any, Any, None]]) -> None:
     """Run to the end; an error of the user's becomes one line and exit status 1."""
+    raise_descriptor_limit()
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(serve())

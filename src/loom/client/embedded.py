@@ -90,9 +90,15 @@ def _start(what: str, *arguments: str, pass_fds: tuple[int, ...] = ()) -> subpro
     return subprocess.Popen(
         [sys.executable, "-m", f"loom.cli.{what}", "--until-stdin-closes", "--log-level", "warning", *arguments],
         stdin=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(_import_path())},
         pass_fds=pass_fds,
         start_new_session=True,  # Ctrl-C is for the script, which closes its client in its own order
     )
+
+
+def _import_path() -> list[str]:
+    """Functions of modules travel by name: the worker must find the modules that this process finds."""
+    return [os.path.abspath(entry) for entry in sys.path]
 
 
 def _end_text(status: int) -> str:

@@ -11,7 +11,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from loom.core.columns import ids_column
+from loom.core.columns import column, ids_column
 from loom.errors import ProtocolError
 from loom.limits import CLIENT_CREDIT_BYTES, RECONNECT_PAUSE_MAX_S, RECONNECT_PAUSE_S, SESSION_GRACE_S
 from loom.messages import (
@@ -134,12 +134,16 @@ class Fetch(Struct, gc=False):
 
 
 class RelayPiece(Struct, gc=False):
-    """Part of an object that comes through the server; the last one completes it."""
+    """Part of an object that comes through the server; the last one completes it.
+
+    `first`: what came before of this object is void (its relay was broken off).
+    """
 
     number: int
     header: bytes
     piece: bytes
     last: bool
+    first: bool
 
 
 class Undeliverable(Struct, gc=False):
@@ -175,12 +179,13 @@ ClientEffect = (
 class _Fetching:
     """How often an object was asked for; `located` while the server looks for its holder."""
 
-    __slots__ = ("direct", "located", "relayed")
+    __slots__ = ("coming", "direct", "located", "relayed")
 
     def __init__(self) -> None:
         self.direct = 0
         self.relayed = 0
         self.located = False
+        self.coming = False  # the first piece of a relay has come
 
 
 class ClientCore:
@@ -194,9 +199,11 @@ class ClientCore:
         self.holders: dict[int, int] = {}  # finished results that are not here -> worker
         self.inlined: dict[int, int] = {}  # results that came inside ResultsReady -> bytes of credit
         self.fetching: dict[int, _Fetching] = {}
-        self._peers: dict[int, PeerAddress] = {}
-        self._next_seq = 1
-        self._unacked: deque[Message] = deque()
+        self.released: dict[int, int] = {}  # numbers whose release is not acknowledged -> its seq
+        self.peers: dict[int, PeerAddress] = {}
+        self.next_seq = 1
+        self.unacked: deque[Message] = deque()
+        self._stats_awaited: set[int] = set()  # seqs
         self._lost_at: float | None = None
         self._pause_s = RECONNECT_PAUSE_S
         self._closing = 0  # seq of the closing command
@@ -226,6 +233,7 @@ class ClientCore:
                 case FetchFailed():
                     self._on_fetch_failed(event.number, event.reason)
                 case AskStats():
+                    self._stats_awaited.add(self.next_seq)
                     self._command(GetStats(self._take_seq()))
                 case Close():
                     self._on_close(event.terminate)
@@ -240,29 +248,36 @@ class ClientCore:
             if self.connected and not self.closed:
                 effects.insert(0, ToServer(self._to_server))
             self._to_server = []
-        effects += [Fetch(self._peers[worker], numbers) for worker, numbers in self._fetches.items()]
+        effects += [Fetch(self.peers[worker], numbers) for worker, numbers in self._fetches.items()]
         self._fetches.clear()
         return effects
+
+    def unsaid(self) -> tuple[object, ...]:
+        """What waits to become an effect: empty between steps."""
+        return self._to_server, self._effects, self._fetches
 
     # -- Commands -----------------------------------------------------------------------------------------------------
 
     def _take_seq(self) -> int:
-        seq = self._next_seq
-        self._next_seq += 1
+        seq = self.next_seq
+        self.next_seq += 1
         return seq
 
     def _command(self, message: Message) -> None:
-        self._unacked.append(message)
+        self.unacked.append(message)
         if self.connected and self.session is not None:
             self._to_server.append(message)
 
     def _on_release(self, numbers: list[int]) -> None:
         credit_bytes = 0
+        seq = self._take_seq()
         for number in numbers:
             credit_bytes += self.inlined.pop(number, 0)
             self.holders.pop(number, None)
-            self.fetching.pop(number, None)
-        self._command(Release(self._take_seq(), ids_column(numbers), credit_bytes))
+            if self.fetching.pop(number, None) is not None:
+                self._effects.append(Undeliverable(number, "the result was released"))
+            self.released[number] = seq
+        self._command(Release(seq, ids_column(numbers), credit_bytes))
 
     def _on_close(self, terminate: bool) -> None:
         seq = self._closing = self._take_seq()
@@ -282,6 +297,9 @@ class ClientCore:
             self._to_server.append(OpenSession(self.token, CLIENT_CREDIT_BYTES))
         else:
             credit_bytes = max(0, CLIENT_CREDIT_BYTES - sum(self.inlined.values()))
+            for command in self.unacked:
+                if isinstance(command, Release):  # what it frees is in the figure above
+                    command.credit_bytes = 0
             self._to_server.append(ResumeSession(self.session, self.token, credit_bytes))
 
     def _on_disconnected(self, reason: str) -> None:
@@ -303,16 +321,15 @@ class ClientCore:
             case ResultsReady():
                 self._on_results_ready(message)
             case ResultsFailed():
-                for failed in message.results:
-                    if self.fetching.pop(failed.number, None) is not None:
-                        self._effects.append(Undeliverable(failed.number, failed.error))
-                self._effects.append(FailedFutures(message.results))
+                self._on_results_failed(message)
             case Acked():
                 self._on_acked(message.seq)
             case RelayedObject():
                 self._on_relayed(message)
             case Stats():
-                self._effects.append(StatsCame(message.values))
+                if message.seq in self._stats_awaited:  # answered again after a reconnect
+                    self._stats_awaited.remove(message.seq)
+                    self._effects.append(StatsCame(message.values))
             case SessionOpened():
                 self._on_session_opened(message)
             case SessionRefused():
@@ -325,19 +342,23 @@ class ClientCore:
         self.session = message.session
         self._lost_at = None
         self._pause_s = RECONNECT_PAUSE_S
-        self._to_server += self._unacked
+        self._to_server += self.unacked
         if first:
             self._effects.append(Opened(message.session))
         else:  # relays and searches under way were lost with the link
             for number, fetching in self.fetching.items():
+                fetching.coming = False
                 if fetching.located or fetching.relayed:
                     fetching.located = True
                     self._command(LocateResult(self._take_seq(), number))
 
     def _on_acked(self, seq: int) -> None:
-        unacked = self._unacked
+        unacked = self.unacked
         while unacked and unacked[0].seq <= seq:  # type: ignore[attr-defined]  # every command has one
-            unacked.popleft()
+            command = unacked.popleft()
+            if isinstance(command, Release) and self.released:
+                for number in column(command.numbers, "Q"):
+                    self.released.pop(number, None)
         if self._closing and seq >= self._closing:
             self._end("")
 
@@ -345,15 +366,18 @@ class ClientCore:
 
     def _on_results_ready(self, message: ResultsReady) -> None:
         for peer in message.peers:
-            self._peers[peer.worker] = peer
-        for result in message.results:
+            self.peers[peer.worker] = peer
+        results = message.results
+        if self.released:
+            results = self._without_released(results)
+        for result in results:
             number = result.number
             if result.packed is not None:
                 self.inlined[number] = len(result.packed)
                 self.holders.pop(number, None)
                 self.fetching.pop(number, None)
             else:
-                if result.worker not in self._peers:
+                if result.worker not in self.peers:
                     raise ProtocolError(f"the server named worker {result.worker} without its address")
                 if number in self.inlined:
                     continue
@@ -362,7 +386,24 @@ class ClientCore:
                 if fetching is not None and fetching.located:
                     fetching.located = False
                     self._fetch(number, fetching)
-        self._effects.append(Ready(message.results))
+        self._effects.append(Ready(results))
+
+    def _without_released(self, results: list[ReadyResult]) -> list[ReadyResult]:
+        """News that crossed a release; credit that such results took is granted anew."""
+        crossed = [r for r in results if r.number in self.released]
+        credit_bytes = sum(len(r.packed) for r in crossed if r.packed is not None)
+        if credit_bytes:
+            self._command(Release(self._take_seq(), b"", credit_bytes))
+        return [r for r in results if r.number not in self.released]
+
+    def _on_results_failed(self, message: ResultsFailed) -> None:
+        """A result that is here stays good, even if it was lost at its worker and failed when it was made again."""
+        results = [r for r in message.results if r.number not in self.released and r.number not in self.inlined]
+        for failed in results:
+            self.holders.pop(failed.number, None)
+            if self.fetching.pop(failed.number, None) is not None:
+                self._effects.append(Undeliverable(failed.number, failed.error))
+        self._effects.append(FailedFutures(results))
 
     def _on_fetch(self, number: int) -> None:
         if number in self.fetching:
@@ -391,14 +432,18 @@ class ClientCore:
             self._effects.append(Undeliverable(number, reason))
             return
         fetching.located = True
+        fetching.coming = False
         self._command(LocateResult(self._take_seq(), number))
 
     def _on_relayed(self, message: RelayedObject) -> None:
-        if message.number not in self.fetching:
+        fetching = self.fetching.get(message.number)
+        if fetching is None:
             return
         if message.error:
             self._on_fetch_failed(message.number, message.error)
             return
         if message.last:
             del self.fetching[message.number]
-        self._effects.append(RelayPiece(message.number, message.header, message.piece, message.last))
+        first = not fetching.coming
+        fetching.coming = True
+        self._effects.append(RelayPiece(message.number, message.header, message.piece, message.last, first))

@@ -116,6 +116,10 @@ class Worker:
             or self.backlog_us + kind.estimate_us * kind.cpus <= WORKER_WINDOW_US * self.cpus
         )
 
+    def narrowest(self) -> int:
+        """Fewest cores that some kind of task assigned here needs, light tasks aside; O(kinds)."""
+        return min((kind.cpus for load in self.loads.values() for kind in load if kind.cpus), default=0)
+
     @property
     def open(self) -> bool:
         """Whether it may take some task at all."""

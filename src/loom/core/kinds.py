@@ -7,6 +7,8 @@ measurements the estimate may fall to 1/(n + 1) of the window, which lets the nu
 
 from typing import Final
 
+from loom.errors import ProtocolError
+from loom.limits import MAX_CPUS, MAX_KINDS
 from loom.resources import Request
 
 WORKER_WINDOW_US: Final = 20_000  # work ahead per core at a worker: some hundred round trips, little to give back
@@ -70,3 +72,25 @@ class Kind:
 def label_prefix(label: str) -> str:
     """Labels that share the part before the first `:` are of one kind (and one colour in reports)."""
     return label.partition(":")[0]
+
+
+class Kinds:
+    """The table of all kinds; above MAX_KINDS tasks of one symbol and request share one whatever their label."""
+
+    def __init__(self) -> None:
+        self._kinds: dict[tuple[str, str, Request], Kind] = {}
+
+    def find(self, symbol: str, label: str, request: Request) -> Kind:
+        key = (symbol, label_prefix(label), request)
+        kind = self._kinds.get(key)
+        if kind is not None:
+            return kind
+        if not 0 <= request.cpus <= MAX_CPUS:
+            raise ProtocolError(f"a task asks for {request.cpus} cpus")
+        if len(self._kinds) >= MAX_KINDS:
+            key = (symbol, "", request)
+            kind = self._kinds.get(key)
+            if kind is not None:
+                return kind
+        kind = self._kinds[key] = Kind(len(self._kinds), symbol, key[1], request)
+        return kind

@@ -28,24 +28,25 @@ class Scheduler:
 
     def __init__(self, graph: Graph) -> None:
         self._graph = graph
-        self._workers: dict[int, Worker] = {}
-        self._room: dict[Worker, None] = {}  # workers with room, in turn
+        self.workers: dict[int, Worker] = {}
+        self.room: dict[Worker, None] = {}  # workers with room, in turn
         self.assigned: dict[Worker, list[Node]] = {}
         self.to_ask: list[tuple[Worker, int]] = []  # workers to ask for tasks back, and how many
         self.ask_again_at: float | None = None
 
     def add_worker(self, worker: Worker) -> None:
-        self._workers[worker.id] = worker
+        self.workers[worker.id] = worker
         self._graph.touched[worker] = None
 
     def remove_worker(self, worker: Worker) -> None:
-        del self._workers[worker.id]
-        self._room.pop(worker, None)
+        del self.workers[worker.id]
+        self.room.pop(worker, None)
         self._graph.touched.pop(worker, None)
 
     def run(self, now: float) -> None:
         touched = self._graph.touched
-        if touched or self._room:
+        self.ask_again_at = None
+        if touched or self.room:
             while touched:
                 self._place_ahead(touched)
             self._place_ready()
@@ -70,9 +71,9 @@ class Scheduler:
                 else:
                     break
             if worker.open:
-                self._room[worker] = None
+                self.room[worker] = None
             else:
-                self._room.pop(worker, None)
+                self.room.pop(worker, None)
 
     def _assign(self, node: Node, worker: Worker) -> None:
         self._graph.assign(node, worker)
@@ -87,7 +88,7 @@ class Scheduler:
     def _place_ready(self) -> None:
         """Hand out ready tasks while there is room."""
         sessions = [s for s in self._graph.sessions.values() if s.ready]
-        while sessions and self._room:
+        while sessions and self.room:
             session = min(sessions, key=_used) if len(sessions) > 1 else sessions[0]
             # a stretch of this session's tasks, then see again whose turn it is
             limit = session.used_us + 2_000 if len(sessions) > 1 else None
@@ -110,15 +111,15 @@ class Scheduler:
                 self._assign(node, worker)
                 placed = True
                 if not worker.open:
-                    del self._room[worker]
+                    del self.room[worker]
                 if limit_us is not None and session.used_us >= limit_us:
                     return True
-                if not self._room:
+                if not self.room:
                     return False
         return placed and limit_us is not None
 
     def _choose(self, node: Node) -> Worker | None:
-        room = self._room
+        room = self.room
         kind = node.kind
         best: Worker | None = None
         if node.inputs:
@@ -151,13 +152,15 @@ class Scheduler:
 
     def _balance(self, now: float) -> None:
         """Where a core is idle although all that can be placed is placed, ask the longest queue to give some back."""
-        self.ask_again_at = None
-        idle_cpus = sum(w.cpus - w.busy_cpus for w in self._room if w.idle)
-        if not idle_cpus or len(self._workers) < 2:
+        idle = [w.cpus - w.busy_cpus for w in self.room if w.idle]
+        idle_cpus = sum(idle)
+        if not idle_cpus or len(self.workers) < 2:
             return
         victim: Worker | None = None
-        for worker in self._workers.values():
+        for worker in self.workers.values():
             if worker.asked or worker.n_tasks <= worker.cpus or worker.backlog_us < _WORTH_MOVING_US:
+                continue
+            if worker.narrowest() > max(idle):
                 continue
             if now < worker.ask_after:
                 self.ask_again_at = min(self.ask_again_at or worker.ask_after, worker.ask_after)
@@ -170,11 +173,13 @@ class Scheduler:
 
     @staticmethod
     def answered(worker: Worker, n_given: int, now: float) -> None:
-        """A worker has answered a request to give back."""
+        """A worker has answered a request to give back.
+
+        What it gave may well be placed there again, next to its inputs: there is a pause in any case.
+        """
         worker.asked = False
         worker.nothing_to_give = 0 if n_given else worker.nothing_to_give + 1
-        pause = min(_ASK_AGAIN_S * 2**worker.nothing_to_give, _ASK_AGAIN_MAX_S) if not n_given else 0.0
-        worker.ask_after = now + pause
+        worker.ask_after = now + min(_ASK_AGAIN_S * 2**worker.nothing_to_give, _ASK_AGAIN_MAX_S)
 
 
 def _used(session: Session) -> int:

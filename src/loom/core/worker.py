@@ -1,8 +1,9 @@
 """The worker's brain: which task may run where and when, which objects to fetch, what to give back.
 
 It knows ids and sizes, never bytes. The shell performs the effects in order and tells what came of them. The server
-relies on this: a task is not started before all its inputs are held here, facts are reported in causal order, and what
-was given back does not run.
+relies on this: a task is not started before all its inputs are held here, facts are reported in causal order, each
+assignment that is not cancelled is answered once, what was given back does not run, and a cancelled task leaves no
+object behind, even where it was finished before the cancellation came.
 """
 
 from __future__ import annotations
@@ -85,6 +86,7 @@ class WorkerCore:
         self.held: dict[int, int] = {}  # object id -> size
         self.fetching: dict[int, _Fetching] = {}
         self.awaited: dict[int, list[Task]] = {}  # object id -> tasks that wait for it
+        self.copies: set[int] = set()  # stored objects that count for nothing: their tasks are to run here once more
         self.peers: dict[int, PeerAddress] = {}
         self.id = 0
         self._kinds: dict[int, WorkerKind] = {}
@@ -121,7 +123,7 @@ class WorkerCore:
                 case ReadBackDone():
                     self._on_read_back(event)
                 case NotSent():
-                    self.queues.not_sent(event.executor, event.runs)
+                    self._requeue(self.queues.not_sent(event.executor, event.runs))
                 case ExecutorLost():
                     self._on_executor_lost(event)
                 case ExecutorReady():
@@ -138,10 +140,17 @@ class WorkerCore:
         known = self.tasks.get(task)
         return known is not None and known.attempt == attempt
 
+    def unsaid(self) -> tuple[object, ...]:
+        """What waits to become an effect: empty between steps."""
+        told = (self._effects, self._inline, self._finished, self._reports, self._given)
+        return (*told, self._fetches, self._arrived, self._dropped)
+
     def _flush(self) -> list[WorkerEffect]:
         effects, self._effects = self._effects, []
         if self._dropped:
-            effects.append(Drop(self._dropped))
+            gone = [i for i in self._dropped if i not in self.held]
+            if gone:
+                effects.append(Drop(gone))
             self._dropped = []
         self._report_finished()
         if self._given:
@@ -153,7 +162,9 @@ class WorkerCore:
             effects.append(Fetch(self.peers[source], objects))
         self._fetches.clear()
         if self._inline:
-            effects.append(RunInline(self._inline))
+            inline = [task for task in self._inline if task.state == ws.RUNNING]  # not cancelled in this turn
+            if inline:
+                effects.append(RunInline(inline))
             self._inline = []
         effects += self.queues.start(self._now)
         return effects
@@ -190,6 +201,8 @@ class WorkerCore:
                     task = self.tasks.get(task_id)
                     if task is not None:
                         self._cancel(task)
+                    else:  # it had been finished before
+                        self._drop(task_id)
             case RecallTasks():
                 for task_id in column(message.tasks, "Q"):
                     task = self.tasks.get(task_id)
@@ -219,10 +232,13 @@ class WorkerCore:
             self._on_run_task(run)
 
     def _locate(self, located: ObjectAt) -> None:
-        if located.object in self.held or located.object in self.fetching:
+        if located.object in self.held:
             return
         sources = [w for w in located.workers if w != self.id and w in self.peers]
-        if sources:
+        fetching = self.fetching.get(located.object)
+        if fetching is not None:
+            fetching.sources = sources
+        elif sources:
             self.fetching[located.object] = _Fetching(located.size_bytes, sources)
             self._fetch(located.object)
 
@@ -239,27 +255,25 @@ class WorkerCore:
             self._cancel(old)
         task = Task(run, kind)
         self.tasks[run.task] = task
+        held = self.held
+        if run.task in held:  # from before it was lost elsewhere
+            del held[run.task]
+            self.copies.add(run.task)
+        elif run.task in self.fetching:
+            del self.fetching[run.task]
         if not kind.place:
             self._fail(task, _NO_SUCH_TYPE.format(kind.symbol), crashed=False)
             return
-        held = self.held
         inputs = run.inputs
-        unavailable = False
-        for object_id in dict.fromkeys(inputs) if len(inputs) > 1 else inputs:
-            if object_id in held:
-                continue
-            if object_id not in self.fetching and object_id not in self.tasks:
-                unavailable = True
-            task.n_missing += 1
-            waiting = self.awaited.get(object_id)
-            if waiting is None:
-                self.awaited[object_id] = [task]
-            else:
-                waiting.append(task)
-        if unavailable:
-            self._give_back(task)
-        elif not task.n_missing:
+        missing = [i for i in (dict.fromkeys(inputs) if len(inputs) > 1 else inputs) if i not in held]
+        if not missing:
             self._make_ready(task)
+        elif all(i in self.fetching or i in self.tasks for i in missing):
+            task.n_missing = len(missing)
+            for object_id in missing:
+                self.awaited.setdefault(object_id, []).append(task)
+        else:
+            self._give_back(task)
 
     def _make_ready(self, task: Task) -> None:
         task.state = ws.READY
@@ -276,7 +290,10 @@ class WorkerCore:
     def _on_done(self, done: Done) -> None:
         task = self._settle(done.task, done.attempt)
         if task is None:
+            self._void(done.task)
             return
+        if self.copies:
+            self.copies.discard(done.task)
         task.kind.durations.add(done.duration_us)
         self.held[done.task] = done.size_bytes
         self._finished.append(
@@ -303,6 +320,18 @@ class WorkerCore:
                     if not task.n_missing:
                         self._make_ready(task)
 
+    def _void(self, object_id: int) -> None:
+        """The shell has stored something that is not to be held."""
+        if object_id in self.tasks:
+            self.copies.add(object_id)
+        elif object_id not in self.held:
+            self._dropped.append(object_id)
+
+    def _drop_copy(self, object_id: int) -> None:
+        if object_id in self.copies:
+            self.copies.remove(object_id)
+            self._dropped.append(object_id)
+
     def _on_failed(self, event: Failed) -> None:
         task = self._settle(event.task, event.attempt)
         if task is not None:
@@ -311,18 +340,21 @@ class WorkerCore:
     def _fail(self, task: Task, error: str, crashed: bool) -> None:
         self.tasks.pop(task.id, None)
         task.state = ws.OVER
+        self._drop_copy(task.id)
         self._report(TasksFailed([FailedTask(task.id, task.attempt, error, crashed)]))
         self._give_back_dependents(task.id)
 
     def _on_redirected(self, event: Redirected) -> None:
         task = self._settle(event.task, event.attempt)
         if task is not None:
+            self._drop_copy(task.id)
             self._report(TaskRedirected(event.task, event.attempt, event.chunk))
             self._give_back_dependents(task.id)
 
     def _on_executor_lost(self, event: ExecutorLost) -> None:
-        crashed = self.queues.executor_lost(event.executor, event.running)
-        if crashed is not None and self.expects(crashed.id, crashed.attempt):
+        crashed, others = self.queues.executor_lost(event.executor, event.running)
+        self._requeue(others)
+        if crashed is not None:
             self._fail(crashed, event.story, crashed=True)
 
     def _on_server_lost(self) -> None:
@@ -331,6 +363,7 @@ class WorkerCore:
             self._cancel(task)
         self._dropped += self.held
         self.held.clear()
+        self.queues.owed = 0
         self.fetching.clear()
         self.awaited.clear()
         self._kinds.clear()
@@ -345,8 +378,7 @@ class WorkerCore:
 
     def _on_fetched(self, object_id: int, size_bytes: int) -> None:
         if self.fetching.pop(object_id, None) is None:
-            if object_id not in self.held:
-                self._dropped.append(object_id)  # dropped while it was on its way
+            self._void(object_id)  # dropped while it was on its way
             return
         self.held[object_id] = size_bytes
         self._arrived.append(object_id)
@@ -380,6 +412,7 @@ class WorkerCore:
                 continue
             task.state = ws.OVER
             del self.tasks[task.id]
+            self._drop_copy(task.id)
             self._given.append(task)
             stack += self.awaited.pop(task.id, ())
 
@@ -410,12 +443,23 @@ class WorkerCore:
                 self._give_back(task)
             self._report_given(answer=True)
         else:
-            self.queues.add_first(tasks)
+            self._requeue(tasks)
+
+    def _requeue(self, tasks: list[Task]) -> None:
+        """What comes back from an executor is ready again, unless an input has been lost since (it was recalled)."""
+        ready = []
+        for task in tasks:
+            if all(i in self.held for i in task.inputs):
+                ready.append(task)
+            else:
+                self._give_back(task)
+        self.queues.add_first(ready)
 
     def _cancel(self, task: Task) -> None:
         running = task.state
         del self.tasks[task.id]
         task.state = ws.OVER
+        self._drop_copy(task.id)
         if running == ws.RUNNING and task.kind.place != INLINE:
             self._effects.append(StopProgram(task.id, task.attempt))
         elif running == ws.QUEUED:

@@ -112,6 +112,8 @@ class RunInline(Struct, gc=False):
 
 
 class StopProgram(Struct, gc=False):
+    """End the run; answer with Failed (or what came first), which frees its cores."""
+
     task: int
     attempt: int
 

@@ -159,7 +159,7 @@ class Queues:
             elif task.kind.place == PROGRAM and task.cpus <= self.free_cpus:
                 ready.popleft()
                 self._start_program(task, effects)
-            elif task.kind.place != PROGRAM and (executor := self._executor_for(task)) is not None:
+            elif task.kind.place != PROGRAM and (executor := self.executor_for(task)) is not None:
                 ready.popleft()
                 self._queue(task, executor, now)
                 batches.setdefault(executor.index, []).append(task)
@@ -177,7 +177,7 @@ class Queues:
         self.free_cpus -= task.cpus
         effects.append(RunProgram(task))
 
-    def _executor_for(self, task: Task) -> Executor | None:
+    def executor_for(self, task: Task) -> Executor | None:
         """An idle executor if the cores are free, else the shortest queue with room in its window."""
         best: Executor | None = None
         for executor in self.executors:
@@ -252,19 +252,20 @@ class Queues:
     def add_first(self, tasks: list[Task]) -> None:
         self.ready.extendleft(reversed(tasks))
 
-    def not_sent(self, index: int, runs: Iterable[Run]) -> None:
-        self.add_first(self.take_back(runs))
+    def not_sent(self, index: int, runs: Iterable[Run]) -> list[Task]:
+        """Take back what an executor had no room for; returns those that are still wanted."""
+        tasks = self.take_back(runs)
         self.executors[index].full = bool(self.executors[index].queue)
+        return tasks
 
-    def executor_lost(self, index: int, running: Run | None) -> Task | None:
-        """Requeue what a lost executor had not begun; returns the task it died in, unless that was cancelled."""
+    def executor_lost(self, index: int, running: Run | None) -> tuple[Task | None, list[Task]]:
+        """Returns the task a lost executor died in and those it had not begun, as far as they are still wanted."""
         executor = self.executors[index]
         executor.alive = False
         executor.full = False
         tasks = self.take_back([(t.id, t.attempt) for t in executor.queue])
         died = [t for t in tasks if (t.id, t.attempt) == running]
-        self.add_first([t for t in tasks if t not in died])
-        return died[0] if died else None
+        return (died[0] if died else None), [t for t in tasks if t not in died]
 
     # -- Giving back --------------------------------------------------------------------------------------------------
 

@@ -6,11 +6,11 @@ from typing import Final
 from msgspec.msgpack import Encoder
 from msgspec.structs import replace
 
-from loom.messages import ExecutorBatch, ExecutorTask
+from loom.messages import ExecutorBatch, ExecutorInput, ExecutorTask
 
 # What an executor has claimed cannot be read back, so a message is short; what a receive costs (some 2 us) is spread
 # over its tasks.
-MESSAGE_TASKS: Final = 16
+MESSAGE_TASKS: Final = 32
 
 _encoder = Encoder()
 
@@ -25,7 +25,7 @@ def cut_batch(batch: ExecutorBatch, fds: Sequence[int]) -> Iterator[tuple[list[E
         return
     plain: list[ExecutorTask] = []
     for task in tasks:
-        used = sorted({part[0] for given in task.inputs for part in given.parts})
+        used = sorted({part[0] for given in task.inputs if isinstance(given, ExecutorInput) for part in given.parts})
         if used or len(plain) == MESSAGE_TASKS:
             if plain:
                 yield plain, _encoder.encode(ExecutorBatch(plain)), []
@@ -43,6 +43,8 @@ def _with_descriptors(task: ExecutorTask, places: dict[int, int]) -> ExecutorTas
     """The task with its descriptor indices replaced."""
     inputs = [
         replace(given, parts=[(places[index], offset, size) for index, offset, size in given.parts])
+        if isinstance(given, ExecutorInput)
+        else given
         for given in task.inputs
     ]
     return replace(task, inputs=inputs)

@@ -7,20 +7,28 @@ import signal
 import socket
 import sys
 import traceback
-from functools import partial
 from time import perf_counter_ns
 from typing import Final
 
 from msgspec.msgpack import Decoder
 
+from loom.data.base import DataObject
 from loom.executors.inputs import HandedFile, KeptObjects, MissingInputs, build_inputs
-from loom.executors.outputs import OutputFiles, fill_result
+from loom.executors.outputs import OutputFiles, make_result
 from loom.executors.parcels import ParcelReceiver
 from loom.executors.reporter import Reporter
 from loom.executors.ring import ResultRing
-from loom.ids import number_of
 from loom.limits import MAX_ERROR_CHARS
-from loom.messages import ExecutorBatch, ExecutorLog, ExecutorResult, ExecutorTask
+from loom.messages import (
+    ErrorResult,
+    ExecutorBatch,
+    ExecutorLog,
+    ExecutorResult,
+    ExecutorTask,
+    InputsMissing,
+    LargeResult,
+    RedirectResult,
+)
 from loom.tasktypes.base import RunContext, TaskError
 from loom.tasktypes.plan import encode_redirect
 from loom.tasktypes.registry import TASK_TYPES
@@ -40,7 +48,7 @@ class Executor:
         self._reporter = reporter
         self._outputs = OutputFiles(file_prefix)
         self._kept = KeptObjects()
-        self._functions: dict[int, object] = {}
+        self._context = RunContext(0, self._log, self._outputs.new_output, {}, ())
         self._is_fork = False
         os.register_at_fork(after_in_child=self._on_fork)
 
@@ -63,48 +71,43 @@ class Executor:
             return self._receiver.receive()
 
     def _run_task(self, task: ExecutorTask, files: list[HandedFile]) -> None:
-        result = ExecutorResult(task.serial, task.task, task.attempt, 0, 0, 0, None, b"", "", [], "", None, [])
-        self._ring.mark_started(task.serial)
+        serial = task.serial
+        self._ring.mark_started(serial)
         begun_ns = perf_counter_ns()
+        result: ExecutorResult
+        kept_file = ""
         try:
-            self._fill(result, task, files)
+            made = self._make(task, files)
+            if isinstance(made, Task):
+                result = RedirectResult(serial, encode_redirect(made))
+            else:
+                result = make_result(serial, made, task.inputs, files, self._outputs)
+                result.duration_us = (perf_counter_ns() - begun_ns) // 1000
+                if type(result) is LargeResult:
+                    kept_file = result.file
         except MissingInputs as missing:
-            result.missing = missing.objects
+            result = InputsMissing(serial, missing.objects)
         except TaskError as error:
-            _fail(result, str(error))
+            result = ErrorResult(serial, _sendable(str(error)) or "failed without a message")
         except BaseException:  # sys.exit, MemoryError, ... in a user's function are the end of that task only
-            _fail(result, traceback.format_exc())
+            result = ErrorResult(serial, _sendable(traceback.format_exc()))
         if self._is_fork:  # the function forked, and the copy came back from it
             os._exit(0)
-        self._outputs.close(kept=result.file)
-        result.duration_us = (perf_counter_ns() - begun_ns) // 1000
+        self._outputs.close(kept_file)
         self._reporter.publish(result)
 
-    def _fill(self, result: ExecutorResult, task: ExecutorTask, files: list[HandedFile]) -> None:
-        """Run the task and put what became of it into the result."""
+    def _make(self, task: ExecutorTask, files: list[HandedFile]) -> DataObject | Task:
         task_type = TASK_TYPES.get(task.symbol)
         if task_type is None:
             raise TaskError(f"Unknown task type {task.symbol!r}")
-        inputs = build_inputs(task, files, self._kept)
-        log = partial(self._log, task.task)
-        input_ids = [given.object for given in task.inputs]
-        context = RunContext(number_of(task.task), log, self._outputs.new_output, self._functions, input_ids)
-        value = task_type.run(context, task.config, inputs)
-        if isinstance(value, Task):
-            result.chunk = encode_redirect(value)
-        else:
-            fill_result(result, value, task.inputs, files, self._outputs)
+        context = self._context
+        context.task_id = task.number
+        context.input_ids = (task.function,)
+        made: DataObject | Task = task_type.run(context, task.config, build_inputs(task, files, self._kept))
+        return made
 
-    def _log(self, task: int, level: int, text: str) -> None:
-        self._reporter.publish(ExecutorLog(task, level, _sendable(text)))
-
-
-def _fail(result: ExecutorResult, error: str) -> None:
-    """Make it the result of a failed task, whatever was in it."""
-    result.packed = result.chunk = None
-    result.header, result.file, result.parts = b"", "", []
-    result.size_bytes = result.length = 0
-    result.error = _sendable(error) or "failed without a message"
+    def _log(self, level: int, text: str) -> None:
+        self._reporter.publish(ExecutorLog(self._context.task_id, level, _sendable(text)))
 
 
 def _sendable(text: str) -> str:

@@ -67,24 +67,31 @@ def build_inputs(task: ExecutorTask, files: Sequence[HandedFile], kept: KeptObje
     objects: list[DataObject] = []
     missing: list[int] = []
     for given in task.inputs:
-        if given.packed is not None:
-            value = from_packed(given.packed)
-            if given.keep:
-                kept.add(given.object, value, len(given.packed))
-        elif given.header:
-            value = _rebuild_handed(given, files)
-            if given.keep:
-                kept.add(given.object, value, sum(size for _index, _offset, size in given.parts))
-        else:
-            found = kept.get(given.object)
+        if isinstance(given, bytes):
+            objects.append(from_packed(given))
+        elif isinstance(given, int):
+            found = kept.get(given)
             if found is None:
-                missing.append(given.object)
-                continue
-            value = found
-        objects.append(value)
+                missing.append(given)
+            else:
+                objects.append(found)
+        else:
+            objects.append(_unpack_given(given, files, kept))
     if missing:
         raise MissingInputs(missing)
     return objects
+
+
+def _unpack_given(given: ExecutorInput, files: Sequence[HandedFile], kept: KeptObjects) -> DataObject:
+    if given.packed is not None:
+        value = from_packed(given.packed)
+        size_bytes = len(given.packed)
+    else:
+        value = _rebuild_handed(given, files)
+        size_bytes = sum(size for _index, _offset, size in given.parts)
+    if given.keep:
+        kept.add(given.object, value, size_bytes)
+    return value
 
 
 def _rebuild_handed(given: ExecutorInput, files: Sequence[HandedFile]) -> DataObject:

@@ -10,7 +10,7 @@ from loom.data.pack import describe, to_packed
 from loom.data.plain import Plain
 from loom.executors.inputs import HandedFile
 from loom.limits import SMALL_OBJECT_BYTES
-from loom.messages import ExecutorInput, ExecutorResult, ResultPart
+from loom.messages import ExecutorInput, LargeResult, ResultPart, SmallResult
 
 
 class OutputFiles:
@@ -46,29 +46,30 @@ class OutputFiles:
             self._paths.clear()
 
 
-def fill_result(
-    result: ExecutorResult,
+def make_result(
+    serial: int,
     value: DataObject,
-    inputs: Sequence[ExecutorInput],
+    inputs: Sequence[bytes | int | ExecutorInput],
     files: Sequence[HandedFile],
     outputs: OutputFiles,
-) -> None:
-    """Put the object into the result. OSError where there is no room for it."""
-    result.size_bytes = value.size()
-    result.length = value.length()
-    if type(value) is not Plain or result.size_bytes > SMALL_OBJECT_BYTES:
+) -> SmallResult | LargeResult:
+    """The object as it goes back; its duration is still to be filled in. OSError where there is no room for it."""
+    size_bytes = value.size()
+    length = value.length()
+    if type(value) is not Plain or size_bytes > SMALL_OBJECT_BYTES:
         header, segments = describe(value)
         if total_size(segments) > SMALL_OBJECT_BYTES:
-            result.header = header
-            result.parts = _place_segments(segments, inputs, files, outputs)
-            if any(part.input < 0 for part in result.parts):
-                result.file = outputs.main()
-            return
-    result.packed = to_packed(value)
+            parts = _place_segments(segments, inputs, files, outputs)
+            file = outputs.main() if any(part.input < 0 for part in parts) else ""
+            return LargeResult(serial, 0, size_bytes, length, header, file, parts)
+    return SmallResult(serial, 0, size_bytes, length, to_packed(value))
 
 
 def _place_segments(
-    segments: Sequence[Segment], inputs: Sequence[ExecutorInput], files: Sequence[HandedFile], outputs: OutputFiles
+    segments: Sequence[Segment],
+    inputs: Sequence[bytes | int | ExecutorInput],
+    files: Sequence[HandedFile],
+    outputs: OutputFiles,
 ) -> list[ResultPart]:
     """Say where each segment is, after copying to the output file what is in no file that the worker knows."""
     parts: list[ResultPart] = []
@@ -88,12 +89,14 @@ def _place_segments(
 
 
 def _part_of_input(
-    segment: FileSegment, inputs: Sequence[ExecutorInput], files: Sequence[HandedFile]
+    segment: FileSegment, inputs: Sequence[bytes | int | ExecutorInput], files: Sequence[HandedFile]
 ) -> ResultPart | None:
     if not isinstance(segment.file, HandedFile):
         return None
     end = segment.offset + segment.size
     for number, given in enumerate(inputs):
+        if not isinstance(given, ExecutorInput):
+            continue
         for place, (index, offset, size) in enumerate(given.parts):
             if files[index] is segment.file and offset <= segment.offset and end <= offset + size:
                 return ResultPart(number, place, segment.offset - offset, segment.size)

@@ -20,7 +20,7 @@ from loom.executors.deaths import end_text, kill_group, reap
 from loom.executors.parcels import ParcelReceiver, send_parcel
 from loom.executors.ring import ResultRing, create_ring_memory
 from loom.limits import MIB
-from loom.messages import ExecutorBatch, ExecutorLog, ExecutorResult, ExecutorTask, FromExecutor
+from loom.messages import ExecutorBatch, ExecutorLog, ExecutorResult, ExecutorTask, FromExecutor, LargeResult
 
 QUEUE_BYTES: Final = 1 * MIB  # send buffer asked for; the kernel may give less, then the backlog here takes the rest
 # The process wakes its worker when its queue is empty or a millisecond has passed, but not in the middle of a long
@@ -232,9 +232,9 @@ class ExecutorProcess:
             return
         results: list[ExecutorResult | ExecutorLog] = [_decode_result(record) for record in records]
         for result in results:
-            if type(result) is ExecutorResult:
+            if not isinstance(result, ExecutorLog):
                 self._outstanding.pop(result.serial, None)
-                if result.file:
+                if type(result) is LargeResult and result.file:
                     self._files_delivered = max(self._files_delivered, _file_number(result.file))
         self._pause_s = POLL_S
         self._on_results(self._index, results)

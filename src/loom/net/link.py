@@ -59,6 +59,8 @@ class Link(asyncio.BufferedProtocol):
         self.received_bytes = 0
         """Grows with every byte that arrives, bulk included."""
         self._transport = transport
+        self._decode: Callable[[bytes | memoryview], list[Message]]  # these two from `attach` on
+        self._handler: LinkHandler
         self._reader = FrameReader()
         self._reason: str | None = None
         self._flush_timer: asyncio.TimerHandle | None = None
@@ -113,8 +115,9 @@ class Link(asyncio.BufferedProtocol):
             while not self.closed and (frame := reader.next_frame()) is not None:
                 self._handler.on_messages(self, self._decode(frame))
         except ProtocolError as error:
-            _log.warning("closing the link to %s: %s", self.peer, error)
-            self.abort(f"protocol error: {error}")
+            reason = f"protocol error: {error}"
+            _log.warning("closing the link to %s: %s", self.peer, reason)
+            self.abort(reason)
 
     def pause_writing(self) -> None:
         self.full = True

@@ -18,11 +18,16 @@ from loom.ids import number_of
 from loom.limits import INLINE_RESULT_BYTES
 from loom.messages import (
     RESULT,
+    ErrorResult,
     ExecutorBatch,
     ExecutorInput,
     ExecutorLog,
     ExecutorResult,
     ExecutorTask,
+    InputsMissing,
+    LargeResult,
+    RedirectResult,
+    SmallResult,
 )
 from loom.worker.inline import done_of
 from loom.worker.store import Store
@@ -85,51 +90,45 @@ class ExecutorPool:
     def _send_group(self, index: int, group: Sequence[Task]) -> bool:
         fds: list[int] = []
         given = self._given[index]
-        known_before = set(self._known[index])
+        brought: list[int] = []  # functions that the process gets with this
         batch = []
-        serials = []
         for task in group:
             serial = next(self._serials)
-            serials.append(serial)
             given[serial] = task
-            batch.append(
-                ExecutorTask(
-                    serial,
-                    number_of(task.id),
-                    task.attempt,
-                    task.kind.symbol,
-                    task.config,
-                    self._inputs(index, task, fds),
-                )
-            )
+            function = task.inputs[0] if task.inputs else 0
+            inputs = self._inputs(index, task, fds, brought)
+            number = number_of(task.id)
+            batch.append(ExecutorTask(serial, number, task.kind.symbol, task.config, function, inputs))
         if self._processes[index].send(ExecutorBatch(batch), fds):
             return True
         for descriptor in fds:
             os.close(descriptor)
-        for serial in serials:
-            del given[serial]
-        self._known[index] = known_before
+        for sent in batch:
+            del given[sent.serial]
+        self._known[index].difference_update(brought)
         return False
 
-    def _inputs(self, index: int, task: Task, fds: list[int]) -> list[ExecutorInput]:
-        keeps_first = task.kind.symbol in _FUNCTION_FIRST
-        known = self._known[index]
-        inputs = []
-        for position, object_id in enumerate(task.inputs):
-            keep = keeps_first and position == 0
-            if keep:
-                if object_id in known:
-                    inputs.append(ExecutorInput(object_id, None, b"", [], True))
-                    continue
-                known.add(object_id)
-            found = self._store.lookup(object_id)
-            assert found is not None, f"input {object_id:#x} of {task} is not here"
-            if isinstance(found, bytes):
-                inputs.append(ExecutorInput(object_id, found, b"", [], keep))
+    def _inputs(self, index: int, task: Task, fds: list[int], brought: list[int]) -> list[bytes | int | ExecutorInput]:
+        keep = task.kind.symbol in _FUNCTION_FIRST
+        inputs: list[bytes | int | ExecutorInput] = []
+        for object_id in task.inputs:
+            if keep and object_id in self._known[index]:
+                inputs.append(object_id)
             else:
-                header, segments = found
-                inputs.append(ExecutorInput(object_id, None, header, _open_parts(segments, fds), keep))
+                inputs.append(self._input(object_id, keep, fds))
+                if keep:
+                    self._known[index].add(object_id)
+                    brought.append(object_id)
+            keep = False
         return inputs
+
+    def _input(self, object_id: int, keep: bool, fds: list[int]) -> bytes | ExecutorInput:
+        found = self._store.lookup(object_id)
+        assert found is not None, f"input {object_id:#x} is not here"
+        if isinstance(found, bytes):
+            return ExecutorInput(object_id, found, b"", [], True) if keep else found
+        header, segments = found
+        return ExecutorInput(object_id, None, header, _open_parts(segments, fds), keep)
 
     def read_back(self, index: int, count: int) -> list[Run]:
         """Runs taken back from the process's queue."""
@@ -138,7 +137,7 @@ class ExecutorPool:
             task = self._given[index].pop(taken.serial)
             runs.append((task.id, task.attempt))
             for given in taken.inputs:  # it may have been the first to bring a function
-                if given.keep and (given.packed is not None or given.header):
+                if isinstance(given, ExecutorInput) and given.keep:
                     self._known[index].discard(given.object)
         return runs
 
@@ -153,34 +152,36 @@ class ExecutorPool:
     def _on_results(self, index: int, results: list[ExecutorResult | ExecutorLog]) -> None:
         for result in results:
             if isinstance(result, ExecutorLog):
-                _log.log(result.level, "task %d: %s", result.task, result.text)
+                _log.log(result.level, "task %d: %s", result.number, result.text)
                 continue
             task = self._given[index].pop(result.serial, None)
             if task is not None:
-                self._idle_deaths[index] = 0
                 self._on_result(index, task, result)
+        self._idle_deaths[index] = 0
 
     def _on_result(self, index: int, task: Task, result: ExecutorResult) -> None:
-        if result.missing:
-            self._known[index].difference_update(result.missing)
-            self._send_again(index, task)
-        elif not self._wanted(task.id, task.attempt):
-            if result.file:
+        if not self._wanted(task.id, task.attempt):
+            if isinstance(result, LargeResult) and result.file:
                 StoredFile(result.file, 0)  # removes it
             self._post(Failed(task.id, task.attempt, "cancelled"))
-        elif result.error:
-            self._post(Failed(task.id, task.attempt, result.error))
-        elif result.chunk is not None:
-            self._post(Redirected(task.id, task.attempt, result.chunk))
-        elif result.packed is not None:
-            self._store.put_packed(task.id, result.packed)
-            inline = task.flags & RESULT and len(result.packed) <= INLINE_RESULT_BYTES
-            packed = result.packed if inline else None
-            self._post(Done(task.id, task.attempt, result.size_bytes, result.length, result.duration_us, packed))
-        else:
-            self._on_large_result(task, result)
+            return
+        match result:
+            case SmallResult():
+                packed = result.packed
+                self._store.put_packed(task.id, packed)
+                inline = packed if task.flags & RESULT and len(packed) <= INLINE_RESULT_BYTES else None
+                self._post(Done(task.id, task.attempt, result.size_bytes, result.length, result.duration_us, inline))
+            case LargeResult():
+                self._on_large_result(task, result)
+            case ErrorResult():
+                self._post(Failed(task.id, task.attempt, result.error))
+            case RedirectResult():
+                self._post(Redirected(task.id, task.attempt, result.chunk))
+            case InputsMissing():
+                self._known[index].difference_update(result.objects)
+                self._send_again(index, task)
 
-    def _on_large_result(self, task: Task, result: ExecutorResult) -> None:
+    def _on_large_result(self, task: Task, result: LargeResult) -> None:
         try:
             value = rebuild(result.header, self._segments(task, result))
             self._store.put(task.id, value)
@@ -189,7 +190,7 @@ class ExecutorPool:
         else:
             self._post(done_of(task, value, result.duration_us))
 
-    def _segments(self, task: Task, result: ExecutorResult) -> list[Segment]:
+    def _segments(self, task: Task, result: LargeResult) -> list[Segment]:
         file = StoredFile(result.file, os.stat(result.file).st_size) if result.file else None
         segments: list[Segment] = []
         for part in result.parts:

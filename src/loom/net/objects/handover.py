@@ -148,8 +148,9 @@ class HandoverLink:
         except OSError as error:
             self.abort(str(error))
         except ProtocolError as error:
-            _log.warning("closing the link to %s: %s", self.peer, error)
-            self.abort(f"protocol error: {error}")
+            reason = f"protocol error: {error}"
+            _log.warning("closing the link to %s: %s", self.peer, reason)
+            self.abort(reason)
         except BaseException:
             self.abort("failure of this end")  # a fault of ours: the loop logs it
             raise
@@ -279,10 +280,13 @@ async def connect_handover(
     try:
         async with asyncio.timeout(timeout_s):
             return await opened
-    except TimeoutError:
-        raise ConnectError(f"handover socket {name}: no answer within {timeout_s:g} s") from None
-    finally:
+    except BaseException as error:
         greeting.cut("given up")
+        if opened.done() and not opened.cancelled() and opened.exception() is None:
+            opened.result().abort("given up")  # cancelled in the very turn that established it
+        if isinstance(error, TimeoutError):
+            raise ConnectError(f"handover socket {name}: no answer within {timeout_s:g} s") from None
+        raise
 
 
 def _close_all(descriptors: Iterable[int]) -> None:

@@ -85,14 +85,17 @@ class Lane:
     # -- the connection -----------------------------------------------------------------------------------------------
 
     async def _open(self) -> None:
+        link, story = None, ""
         try:
             link = await self._opening(self)
-        except ConnectError as error:
-            self.reachable = False
-            self._give_up(str(error))
-            return
+        except (ConnectError, OSError) as error:
+            story = str(error)
         finally:
-            self._task = None
+            self._task = None  # before anything is given up: who is told may ask again
+        if link is None:
+            self.reachable = False
+            self._give_up(story)
+            return
         if link.closed:
             self._give_up(f"{link.peer}: the connection was lost at once")
             return

@@ -5,7 +5,6 @@ import logging
 import secrets
 import socket
 from typing import Final
-from weakref import WeakSet
 
 from loom.errors import ConnectError
 from loom.messages import DataRequest
@@ -32,7 +31,7 @@ class ObjectServer:
         self._key = key
         self._lookup = lookup
         self._half_open = HalfOpen()
-        self._links: WeakSet[Link | HandoverLink] = WeakSet()
+        self._links: set[Link | HandoverLink] = set()
         self._listener: Listener | None = None
         self._handover: socket.socket | None = None
 
@@ -61,7 +60,7 @@ class ObjectServer:
     def on_link(self, link: Link, role: Role) -> tuple[Decoder, LinkHandler]:
         """Called by the listener."""
         self._links.add(link)
-        return Decoder(DataRequest), BulkService(self._lookup)
+        return Decoder(DataRequest), BulkService(self._lookup, self._links.discard)
 
     def _accept(self) -> None:
         assert self._handover is not None
@@ -85,7 +84,7 @@ class ObjectServer:
 
     def _on_established(self, greeting: HandoverGreeting, sock: socket.socket) -> None:
         self._half_open.leave(greeting)
-        service = HandoverService(self._lookup)
+        service = HandoverService(self._lookup, self._links.discard)
         self._links.add(HandoverLink(sock, "a process of this host", Decoder(DataRequest), service))
 
     def _on_refused(self, greeting: HandoverGreeting, error: ConnectError) -> None:

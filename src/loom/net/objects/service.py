@@ -30,8 +30,9 @@ Lookup = Callable[[int], Held | None]
 class BulkService:
     """Serves a TCP link: small objects in messages, large payloads in bulk frames."""
 
-    def __init__(self, lookup: Lookup) -> None:
+    def __init__(self, lookup: Lookup, ended: Callable[[Link], None]) -> None:
         self._lookup = lookup
+        self._ended = ended
         self._wanted: deque[int] = deque()
         self._output: Iterator[bytes | bytearray | memoryview] | None = None
 
@@ -44,6 +45,7 @@ class BulkService:
     def on_closed(self, link: Link, reason: str) -> None:
         self._wanted.clear()
         self._output = None
+        self._ended(link)
 
     def on_full(self, link: Link) -> None:
         """The link says so itself: `_pump` stops."""
@@ -62,8 +64,9 @@ class BulkService:
                 link.write(frames)
                 written += len(frames)
         except OSError as error:
-            _log.error("closing the link to %s: an object cannot be read: %s", link.peer, error)
-            link.abort("an object cannot be read")
+            reason = f"an object cannot be read: {error}"
+            _log.error("closing the link to %s: %s", link.peer, reason)
+            link.abort(reason)
             return
         if not link.full:
             asyncio.get_running_loop().call_soon(self._pump, link)
@@ -87,8 +90,9 @@ class HandoverService:
     What cannot be handed over is called missing here; the fetcher asks for it over TCP.
     """
 
-    def __init__(self, lookup: Lookup) -> None:
+    def __init__(self, lookup: Lookup, ended: Callable[[HandoverLink], None]) -> None:
         self._lookup = lookup
+        self._ended = ended
         self._wanted: deque[int] = deque()
         self._output: Iterator[tuple[list[Message], list[int]]] | None = None
 
@@ -101,6 +105,7 @@ class HandoverService:
     def on_closed(self, link: HandoverLink, reason: str) -> None:
         self._wanted.clear()
         self._output = None
+        self._ended(link)
 
     def on_drained(self, link: HandoverLink) -> None:
         self._pump(link)

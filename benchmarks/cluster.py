@@ -1,0 +1,97 @@
+"""The Loom that is measured: one server and two workers of one core, or what `Client()` starts by itself."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from benchmarks.references import N_WORKERS
+from loom.client import Client
+from loom.client.wait import wait_for_workers
+
+_ROOT = Path(__file__).resolve().parent.parent
+_START_S = 20.0  # starting takes some 0.5 s; this is for a machine under heavy load
+_LEAVE_S = 10.0
+_PAUSE_S = 0.01
+_LISTENING = re.compile(r"listening on .*:(\d+)$", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Cluster:
+    client: Client
+    server_pid: int
+    n_workers: int
+
+
+@contextmanager
+def running(embedded: bool) -> Iterator[Cluster]:
+    """Start it, wait until all workers are there, and end all of it."""
+    with _embedded() if embedded else _scripts() as cluster:
+        yield cluster
+
+
+@contextmanager
+def _embedded() -> Iterator[Cluster]:
+    with Client(cpus=N_WORKERS) as client:
+        servers = [child.pid for child in psutil.Process().children() if "loom.cli.server" in child.cmdline()]
+        yield Cluster(client, servers[-1], 1)
+
+
+@contextmanager
+def _scripts() -> Iterator[Cluster]:
+    with ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="loom-benchmarks-")))
+        log = directory / "server.log"
+        server = stack.enter_context(_script(log, "server", "-p", "0"))
+        port = _port(server, log)
+        for number in range(N_WORKERS):
+            script = _script(directory / f"worker{number}.log", "worker", "--cpus", "1", "127.0.0.1", str(port))
+            stack.enter_context(script)
+        found = wait_for_workers("127.0.0.1", port, N_WORKERS, _START_S)
+        if found < N_WORKERS:
+            logs = "\n".join(path.read_text() for path in sorted(directory.iterdir()))
+            raise RuntimeError(f"{found} of {N_WORKERS} workers after {_START_S:g} s. Their logs:\n{logs}")
+        client = stack.enter_context(Client("127.0.0.1", port))
+        yield Cluster(client, server.pid, N_WORKERS)
+
+
+@contextmanager
+def _script(log: Path, name: str, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A script that ends when this block does, or with this process."""
+    with log.open("wb") as stderr:
+        process = subprocess.Popen(
+            [sys.executable, "-m", f"loom.cli.{name}", "--until-stdin-closes", *arguments],
+            stdin=subprocess.PIPE,
+            stderr=stderr,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join([str(_ROOT), os.environ.get("PYTHONPATH", "")])},
+        )
+    try:
+        yield process
+    finally:
+        assert process.stdin is not None
+        process.stdin.close()
+        try:
+            process.wait(_LEAVE_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _port(server: subprocess.Popen[bytes], log: Path) -> int:
+    """From the log, as soon as it is there."""
+    deadline = time.monotonic() + _START_S
+    while (found := _LISTENING.search(log.read_text())) is None:
+        if server.poll() is not None or time.monotonic() > deadline:
+            raise RuntimeError(f"the server does not listen. Its log:\n{log.read_text()}")
+        time.sleep(_PAUSE_S)
+    return int(found[1])

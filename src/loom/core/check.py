@@ -1,0 +1,264 @@
+"""Every invariant of the three cores, derived again from scratch. AssertionError tells the story of the task at fault.
+
+Meant for tests and the simulator, after any step: O(everything). How the parts of the state are meant to hang together
+is best read here.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Container
+
+from loom.core import states
+from loom.core import worker_states as ws
+from loom.core.client import ClientCore
+from loom.core.cluster import Worker
+from loom.core.kinds import Kind
+from loom.core.node import INLINED, RECALLED, WANTED, Node
+from loom.core.server import ServerCore
+from loom.core.session import Session
+from loom.core.worker import WorkerCore
+from loom.core.worker_queues import INLINE, PROGRAM, Queues, Task
+
+_Loads = dict[Worker, dict[Session, Counter[Kind]]]
+
+
+# -- Server -----------------------------------------------------------------------------------------------------------
+
+
+def check_server(core: ServerCore, complete: Container[int] = ()) -> None:
+    """`complete`: sessions all of whose plans the server has in whole, so that counts of consumers must be exact."""
+    loads: _Loads = {}
+    n_finished = 0
+    for session in core.graph.sessions.values():
+        n_finished += _check_session(core, session, session.id in complete, loads)
+    for session in core.dying:
+        assert session.id not in core.graph.sessions, f"{session} is closed and open"
+        n_finished += sum(node.state == states.FINISHED for node in session.nodes())
+    assert core.graph.n_finished == n_finished, f"n_finished is {core.graph.n_finished}, not {n_finished}"
+    _check_workers(core, loads)
+    _check_links(core)
+    graph, scheduler = core.graph, core.scheduler
+    left = (graph.to_drop, graph.to_cancel, graph.to_recall, graph.touched, scheduler.assigned, scheduler.to_ask)
+    assert not any(left), f"a step has left something unsaid: {left}"
+
+
+def _check_session(core: ServerCore, session: Session, complete: bool, loads: _Loads) -> int:
+    nodes = list(session.nodes())
+    assert len(nodes) == session.n_nodes, f"{session} has {len(nodes)} tasks"
+    children: Counter[Node] = Counter()
+    pending: Counter[Node] = Counter()
+    waiting: dict[Node, list[Node]] = {}  # by input: unfinished tasks that miss it
+    for node in nodes:
+        children.update(node.inputs)
+        if node.state in states.UNFINISHED:
+            pending.update(node.inputs)
+            for source in node.inputs:
+                if source.state != states.FINISHED:
+                    waiting.setdefault(source, []).append(node)
+    ready = {node for queue in session.ready.values() for node in queue.nodes()}
+    n_finished = 0
+    for node in nodes:
+        assert session.find(node.number) is node, f"{node} is not where its number says"
+        unborn = node.n_children - children[node]
+        assert unborn == node.n_pending - pending[node], (
+            f"{node} has {children[node]} consumers, {pending[node]} of them unfinished: "
+            f"{[str(n) for n in nodes if node in n.inputs]}"
+        )
+        assert unborn == 0 if complete else unborn >= 0, f"{node} waits for {unborn} consumers more"
+        assert len(set(node.inputs)) == len(node.inputs), f"{node} has an input twice"
+        for source in node.inputs:
+            assert session.find(source.number) is source, f"{source}, an input of {node}, is gone"
+        _check_node(core, node, ready, loads)
+        listed = Counter(node.consumers or ())
+        for consumer in waiting.get(node, ()):
+            assert listed[consumer] == 1, f"{consumer} misses {node}, which knows of it {listed[consumer]} times"
+        n_finished += node.state == states.FINISHED
+    failed = {node.number for node in nodes if node.state == states.FAILED}
+    assert set(session.failures) == failed, f"{session} has failures {set(session.failures)}, not {failed}"
+    if session.link is not None and not session.full:
+        assert not session.results_to_tell, f"{session} has not been told all"
+        assert not session.failures_to_tell, f"{session} has not been told all"
+        assert not session.unacked, f"{session} waits for an acknowledgement"
+    return n_finished
+
+
+def _check_node(core: ServerCore, node: Node, ready: set[Node], loads: _Loads) -> None:
+    needed = node.flags & WANTED or node.n_pending
+    unmet = [source for source in node.inputs if source.state != states.FINISHED]
+    if node.state in states.UNFINISHED:
+        assert node.n_unmet == len(unmet), f"{node} misses {unmet}"
+        assert all(source.state in states.UNFINISHED for source in unmet), f"{node} can never run: {unmet}"
+    if node.state != states.ASSIGNED:
+        assert not node.flags & RECALLED, f"{node} is recalled from nobody"
+    if node.state != states.FINISHED:
+        assert node.replicas is None, f"{node} has replicas {node.replicas}"
+    match node.state:
+        case states.WAITING:
+            assert unmet, f"{node} waits for nothing"
+            assert needed, f"{node} is nobody's"
+            assert node.worker is None, f"{node} is nobody's"
+        case states.READY:
+            assert not unmet, f"{node} is not ready: {unmet}"
+            assert node in ready, f"{node} is in no ready queue"
+            assert needed, f"{node} is nobody's"
+            assert node.worker is None, f"{node} is nobody's"
+            assert not any(w.can_take(node.kind) for w in core.scheduler.room), f"{node} could run now"
+        case states.ASSIGNED:
+            assert needed, f"{node} is nobody's"
+            _check_assigned(core, node, unmet, loads)
+        case states.FINISHED:
+            holders = node.holders()
+            assert holders, f"{node} is nowhere"
+            assert node.worker is not None, f"{node} is nowhere"
+            assert len(set(holders)) == len(holders), f"{node} has the holders {holders}"
+            assert all(core.workers.get(w.id) is w for w in holders), f"{node} is at a lost worker: {holders}"
+            assert needed, f"{node} is nobody's"
+            assert node.consumers is None, f"{node} still has consumers to tell"
+        case states.DROPPED:
+            assert node.worker is None, f"{node} is somewhere"
+            assert not node.n_pending, f"{node} is needed"
+            assert not node.flags & WANTED or node.flags & INLINED, f"{node} is wanted"
+            assert node.n_children or node.flags & WANTED, f"{node} should be forgotten"
+        case states.FAILED:
+            assert node.worker is None, f"{node} is somewhere"
+            assert node.n_children or node.flags & WANTED, f"{node} should be forgotten"
+        case _:
+            raise AssertionError(f"{node} is still in its session")
+
+
+def _check_assigned(core: ServerCore, node: Node, unmet: list[Node], loads: _Loads) -> None:
+    worker = node.worker
+    assert worker is not None, f"{node} is assigned to nobody"
+    assert core.workers.get(worker.id) is worker, f"{node} is assigned to nobody"
+    loads.setdefault(worker, {}).setdefault(node.session, Counter())[node.kind] += 1
+    if not node.flags & RECALLED:
+        for source in unmet:
+            assert source.state == states.ASSIGNED, f"{node} waits there for {source}"
+            assert source.worker is worker, f"{node} waits there for {source}"
+
+
+def _check_workers(core: ServerCore, loads: _Loads) -> None:
+    assert core.scheduler.workers == core.workers, "the scheduler knows other workers"
+    for worker in core.workers.values():
+        mine = {session: dict(load) for session, load in loads.get(worker, {}).items()}
+        assert worker.loads == mine, f"{worker} is charged with {worker.loads}, it has {mine}"
+        counts = worker.n_light, worker.n_tasks, worker.busy_cpus
+        light = sum(count for load in mine.values() for kind, count in load.items() if not kind.cpus)
+        total = sum(sum(load.values()) for load in mine.values())
+        busy_cpus = sum(kind.cpus * count for load in mine.values() for kind, count in load.items())
+        assert counts == (light, total - light, busy_cpus), f"{worker} counts {counts}, it has {mine}"
+        assert all(n.session.id in core.graph.sessions for n in worker.ahead), f"{worker} is kept for a closed session"
+    assert all(w.open and core.workers.get(w.id) is w for w in core.scheduler.room), "a worker without room is offered"
+
+
+def _check_links(core: ServerCore) -> None:
+    for link, peer in core.peers.items():
+        if isinstance(peer, Session):
+            assert peer.link == link, f"link {link} is not {peer}'s"
+            assert core.graph.sessions.get(peer.id) is peer, f"link {link} is not {peer}'s"
+        elif isinstance(peer, Worker):
+            assert peer.link == link, f"link {link} is not {peer}'s"
+            assert core.workers.get(peer.id) is peer, f"link {link} is not {peer}'s"
+    for session in core.graph.sessions.values():
+        if session.link is not None:
+            assert core.peers.get(session.link) is session, f"{session} has lost its link {session.link}"
+            assert session.detached_at is None, f"{session} is attached and detached"
+        else:
+            assert session.detached_at is not None, f"{session} would never end"
+    for worker in core.workers.values():
+        assert core.peers.get(worker.link) is worker, f"{worker} has lost its link"
+
+
+# -- Worker -----------------------------------------------------------------------------------------------------------
+
+
+def check_worker(core: WorkerCore) -> None:
+    ready = Counter(task for task in core.queues.ready if task.state == ws.READY)
+    awaited = {object_id: Counter(tasks) for object_id, tasks in core.awaited.items()}
+    for task_id, task in core.tasks.items():
+        assert task.id == task_id, f"{task} stands for {task_id:#x}"
+        _check_task(core, task, ready, awaited)
+    for task in ready:
+        assert core.tasks.get(task.id) is task, f"{task} is ready and unknown"
+    for object_id in core.awaited:
+        assert object_id not in core.held, f"object {object_id:#x} is here, and awaited"
+        coming = object_id in core.fetching or object_id in core.tasks
+        assert coming, f"object {object_id:#x} never comes; waiting: {core.awaited[object_id]}"
+    for several, name in ((core.fetching, "fetched"), (core.tasks, "made"), (core.copies, "a copy")):
+        for object_id in several:
+            assert object_id not in core.held, f"object {object_id:#x} is held, and {name}"
+    for object_id in core.copies:
+        assert object_id in core.tasks, f"the copy {object_id:#x} is nobody's"
+    _check_queues(core.queues)
+    left = core.unsaid()
+    assert not any(left), f"a step has left something unsaid: {left}"
+
+
+def _check_task(core: WorkerCore, task: Task, ready: Counter[Task], awaited: dict[int, Counter[Task]]) -> None:
+    missing = {i for i in task.inputs if i not in core.held}
+    run = task.id, task.attempt
+    if task.state in (ws.WAITING, ws.READY):
+        assert run not in core.queues.placed, f"{task} is placed"
+        assert task.executor is None, f"{task} is placed"
+    match task.state:
+        case ws.WAITING:
+            assert task.n_missing == len(missing) > 0, f"{task} misses {missing}"
+            for object_id in missing:
+                assert awaited.get(object_id, Counter())[task] == 1, f"{task} does not await {object_id:#x}"
+        case ws.READY:
+            assert not missing, f"{task} misses {missing}"
+            assert ready[task] == 1, f"{task} is ready {ready[task]} times"
+        case ws.QUEUED:
+            assert core.queues.placed.get(run) is task, f"{task} is not placed"
+            assert task.executor is not None, f"{task} is in no queue"
+            assert task in task.executor.queue, f"{task} is in no queue"
+        case ws.RUNNING if task.kind.place == INLINE:
+            assert run not in core.queues.placed, f"{task} runs in the loop and elsewhere"
+        case ws.RUNNING:
+            assert core.queues.placed.get(run) is task, f"{task} does not run"
+            assert task.executor is None, f"{task} does not run"
+        case _:
+            raise AssertionError(f"{task} is over")
+
+
+def _check_queues(queues: Queues) -> None:
+    in_queues = [task for executor in queues.executors for task in executor.queue]
+    programs = [task for task in queues.placed.values() if task.executor is None]
+    runs = Counter((task.id, task.attempt) for task in in_queues + programs)
+    assert runs == Counter(queues.placed.keys()), f"placed are {list(queues.placed)}, found {list(runs)}"
+    used = sum(executor.cpus for executor in queues.executors) + sum(task.cpus for task in programs)
+    assert queues.free_cpus == queues.cpus - used >= 0, f"{queues.free_cpus} cpus are free, {used} used"
+    for executor in queues.executors:
+        tasks = list(executor.queue)
+        story = f"executor {executor.index} with {executor.cpus} cpus and {tasks}"
+        assert executor.backlog_us == sum(task.estimate_us for task in tasks), f"{story}: {executor.backlog_us} us"
+        assert all(task.executor is executor for task in tasks), story
+        assert executor.cpus == (tasks[0].cpus if tasks else 0), story
+        assert len(tasks) < 2 or all(task.cpus == 1 for task in tasks), story
+        assert tasks or executor.cancelled_at is None, story
+        assert tasks or not executor.full, story
+        assert executor.alive or not tasks, story
+    first = next((task for task in queues.ready if task.state == ws.READY), None)
+    if first is not None and first.kind.place == PROGRAM:
+        assert first.cpus > queues.free_cpus, f"{first} could start"
+    elif first is not None:
+        assert queues.executor_for(first) is None, f"{first} could start"
+
+
+# -- Client -----------------------------------------------------------------------------------------------------------
+
+
+def check_client(core: ClientCore) -> None:
+    seqs = [command.seq for command in core.unacked]  # type: ignore[attr-defined]  # every command has one
+    assert seqs == list(range(core.next_seq - len(seqs), core.next_seq)), f"commands {seqs} of {core.next_seq - 1}"
+    assert not core.holders.keys() & core.inlined.keys(), "a result is here and elsewhere"
+    for number in core.released:
+        here = number in core.holders or number in core.inlined or number in core.fetching
+        assert not here, f"result {number} was released and is not forgotten"
+    for number, worker in core.holders.items():
+        assert worker in core.peers, f"result {number} is at worker {worker}, whose address is unknown"
+    for number in core.fetching:
+        assert number in core.holders, f"result {number} is fetched from nowhere"
+    left = core.unsaid()
+    assert core.closed or not any(left), f"a step has left something unsaid: {left}"

@@ -1,0 +1,135 @@
+"""What has changed in a turn, as messages to those whom it concerns."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from loom.core import states
+from loom.core.cluster import Worker
+from loom.core.columns import ids_column
+from loom.core.graph import Graph
+from loom.core.node import INLINED, WANTED, Node
+from loom.core.outbox import Outbox
+from loom.core.session import Session
+from loom.ids import NUMBER_BITS
+from loom.limits import MAX_LOCATIONS
+from loom.messages import (
+    RESULT,
+    Acked,
+    CancelTasks,
+    DropObjects,
+    ObjectAt,
+    PeerAddress,
+    ReadyResult,
+    RecallTasks,
+    ResultsFailed,
+    ResultsReady,
+    RunTask,
+    RunTasks,
+    TaskKind,
+)
+
+_RESULTS_A_MESSAGE: Final = 4096
+
+
+def tell_changes(graph: Graph, workers: dict[int, Worker], outbox: Outbox) -> None:
+    """Cancel, recall and drop, then acknowledge the commands that led to it. Before any new assignment."""
+    for pairs, message in (
+        (graph.to_cancel, CancelTasks),
+        (graph.to_recall, RecallTasks),
+        (graph.to_drop, DropObjects),
+    ):
+        if not pairs:
+            continue
+        by_worker: dict[Worker, list[int]] = {}
+        for worker, task in pairs:
+            by_worker.setdefault(worker, []).append(task)
+        pairs.clear()
+        for worker, ids in by_worker.items():
+            if worker.id in workers:
+                outbox.send(worker.link, message(ids_column(ids)))
+    for session in graph.sessions.values():
+        if session.unacked and session.link is not None:
+            session.unacked = False
+            outbox.send(session.link, Acked(session.applied_seq))
+
+
+def run_tasks(worker: Worker, nodes: list[Node]) -> RunTasks:
+    """The message that assigns `nodes` to `worker`, with all it has not been told yet."""
+    kinds: list[TaskKind] = []
+    peers: list[PeerAddress] = []
+    missing: dict[int, ObjectAt] = {}
+    tasks = []
+    for node in nodes:
+        kind = node.kind
+        if kind.number not in worker.kinds_told:
+            worker.kinds_told.add(kind.number)
+            kinds.append(TaskKind(kind.number, kind.symbol, kind.label, kind.request))
+        base = node.session.id << NUMBER_BITS
+        inputs = node.inputs
+        for source in inputs:
+            if source.worker is worker or source.state != states.FINISHED:
+                continue  # held, or being made there
+            if source.replicas and worker in source.replicas:
+                continue
+            holders = source.holders()[:MAX_LOCATIONS]
+            missing[base | source.number] = ObjectAt(base | source.number, source.size_bytes, [h.id for h in holders])
+            _introduce(holders, worker.peers_told, peers)
+        ids = [base | inputs[0].number] if len(inputs) == 1 and _takes_once(node) else node.input_ids()
+        flags = RESULT if node.flags & WANTED else 0
+        tasks.append(RunTask(base | node.number, node.attempt, kind.number, flags, node.config(), ids))
+    return RunTasks(kinds, peers, list(missing.values()), tasks)
+
+
+def tell_client(session: Session, outbox: Outbox) -> None:
+    """Tell a session's client which results are finished and which have failed, if it can be told now."""
+    link = session.link
+    if link is None or session.full:
+        return
+    if session.failures_to_tell:
+        wanted = [f for f in session.failures_to_tell if _is_wanted(session, f.number)]
+        session.failures_to_tell = []
+        if wanted:
+            outbox.send(link, ResultsFailed(wanted))
+    if session.results_to_tell:
+        news, session.results_to_tell = session.results_to_tell, []
+        for start in range(0, len(news), _RESULTS_A_MESSAGE):
+            _tell_results(session, link, news[start : start + _RESULTS_A_MESSAGE], outbox)
+
+
+def _tell_results(session: Session, link: int, news: list[tuple[Node, bytes | None]], outbox: Outbox) -> None:
+    results = []
+    peers: list[PeerAddress] = []
+    for node, packed in news:
+        worker = node.worker
+        if node.state != states.FINISHED or not node.flags & WANTED or worker is None:
+            continue
+        if packed is not None:
+            if len(packed) > session.credit_bytes:
+                packed = None
+            else:
+                session.credit_bytes -= len(packed)
+                node.flags |= INLINED
+        if packed is None and worker.id not in session.peers_told:
+            _introduce([worker], session.peers_told, peers)
+        results.append(ReadyResult(node.number, node.size_bytes, worker.id, packed))
+    if results:
+        outbox.send(link, ResultsReady(results, peers))
+
+
+def _is_wanted(session: Session, number: int) -> bool:
+    node = session.find(number)
+    return node is not None and bool(node.flags & WANTED)
+
+
+def _introduce(holders: list[Worker], told: set[int], peers: list[PeerAddress]) -> None:
+    for holder in holders:
+        if holder.id not in told:
+            told.add(holder.id)
+            peers.append(holder.address)
+
+
+def _takes_once(node: Node) -> bool:
+    chunk = node.chunk
+    row = node.number - chunk.first
+    return chunk.input_ends[row] - (chunk.input_ends[row - 1] if row else 0) == 1

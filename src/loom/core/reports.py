@@ -1,0 +1,172 @@
+"""What workers say, applied to the graph.
+
+A worker answers each assignment once: finished, failed, redirected or given back. An answer that is not about the
+present attempt crossed a cancellation on its way and is void: the worker drops what a cancelled task has left.
+"""
+
+from __future__ import annotations
+
+from loom.core import states
+from loom.core.cluster import Worker
+from loom.core.columns import column, ids_column
+from loom.core.graph import Graph
+from loom.core.kinds import Kinds
+from loom.core.node import RECALLED, Node
+from loom.core.relays import Relays
+from loom.core.schedule import Scheduler
+from loom.core.session import Failure
+from loom.errors import ProtocolError
+from loom.ids import SERVER_MADE, number_of, session_of
+from loom.limits import MAX_ERROR_CHARS
+from loom.messages import (
+    FinishedTask,
+    Message,
+    ObjectsHeld,
+    PlanChunk,
+    RelayPiece,
+    TaskRedirected,
+    TasksFailed,
+    TasksFinished,
+    TasksGivenBack,
+)
+from loom.resources import Request
+
+_ALIAS_SYMBOL = "loom/base/same"  # a redirected task: its object is its input's
+
+
+class Reports:
+    def __init__(self, graph: Graph, scheduler: Scheduler, kinds: Kinds, relays: Relays) -> None:
+        self._graph = graph
+        self._scheduler = scheduler
+        self._kinds = kinds
+        self._relays = relays
+        self._alias = kinds.find(_ALIAS_SYMBOL, "", Request(0))
+
+    def on_message(self, worker: Worker, message: Message, now: float) -> None:
+        match message:
+            case TasksFinished():
+                self._on_tasks_finished(worker, message.tasks)
+            case TasksFailed():
+                for failed in message.tasks:
+                    node = self._running(worker, failed.task, failed.attempt)
+                    if node is not None:
+                        error = failed.error[:MAX_ERROR_CHARS]
+                        self._graph.fail(node, Failure(number_of(failed.task), worker.name, error))
+            case TaskRedirected():
+                self._on_task_redirected(worker, message)
+            case ObjectsHeld():
+                for object_id in column(message.objects, "Q"):
+                    self._on_object_held(worker, object_id)
+            case TasksGivenBack():
+                self._on_tasks_given_back(worker, message, now)
+            case RelayPiece():
+                self._relays.on_piece(worker, message)
+            case _:
+                raise ProtocolError(f"a worker sent {type(message).__name__}")
+
+    def _find(self, task: int) -> Node | None:
+        session = self._graph.sessions.get(session_of(task))
+        return session.find(number_of(task)) if session is not None else None
+
+    def _running(self, worker: Worker, task: int, attempt: int) -> Node | None:
+        """The task if this worker holds this attempt of it; a stale fact gives None."""
+        node = self._find(task)
+        if node is None or node.state != states.ASSIGNED or node.worker is not worker or node.attempt != attempt:
+            return None
+        return node
+
+    def _on_tasks_finished(self, worker: Worker, tasks: list[FinishedTask]) -> None:
+        finish = self._graph.finish
+        for done in tasks:
+            node = self._running(worker, done.task, done.attempt)
+            if node is None:
+                continue
+            if node.n_unmet and not node.flags & RECALLED:
+                raise ProtocolError(f"task {done.task} finished before its inputs")
+            node.kind.measured(done.duration_us)
+            finish(node, done.size_bytes, done.packed)
+
+    def _on_task_redirected(self, worker: Worker, message: TaskRedirected) -> None:
+        node = self._running(worker, message.task, message.attempt)
+        if node is None:
+            return
+        session = node.session
+        chunk = _renumber(message.chunk, session.next_server_made, node)
+        session.next_server_made += len(chunk.flags)
+        self._graph.redirect(node, chunk, self._kinds.find, self._alias)
+
+    def _on_object_held(self, worker: Worker, object_id: int) -> None:
+        if session_of(object_id) not in self._graph.sessions:
+            return
+        node = self._find(object_id)
+        if node is not None and node.state == states.FINISHED:
+            if node.worker is worker:
+                return
+            if node.replicas is None:
+                node.replicas = [worker]
+            elif worker not in node.replicas:
+                node.replicas.append(worker)
+        elif node is None or node.state != states.ASSIGNED or node.worker is not worker:
+            self._graph.to_drop.append((worker, object_id))
+        # else the worker makes the object itself now, and knows that this copy is void
+
+    def _on_tasks_given_back(self, worker: Worker, message: TasksGivenBack, now: float) -> None:
+        tasks, attempts = column(message.tasks, "Q"), column(message.attempts, "Q")
+        if len(tasks) != len(attempts):
+            raise ProtocolError("columns of TasksGivenBack differ in length")
+        given = 0
+        for task, attempt in zip(tasks, attempts, strict=True):
+            node = self._running(worker, task, attempt)
+            if node is None:
+                continue
+            given += 1
+            asked = message.answer or node.flags & RECALLED
+            self._graph.give_back(node)
+            if not asked:
+                self._doubt(worker, node)
+        if message.answer:
+            self._scheduler.answered(worker, given, now)
+
+    def _doubt(self, worker: Worker, node: Node) -> None:
+        """An input was not there. Where all were thought to be, this worker does not hold what it is thought to."""
+        if all(source.state == states.FINISHED and worker in source.holders() for source in node.inputs):
+            for source in node.inputs:
+                self._graph.lose_replica(source, worker)
+
+
+def _renumber(plan: PlanChunk, base: int, node: Node) -> PlanChunk:
+    """A redirection's plan with numbers of this session; its low inputs are positions among `node`'s inputs."""
+    if plan.first != SERVER_MADE:
+        raise ProtocolError("a redirection's plan is numbered wrongly")
+    own = node.chunk.input_numbers(node.number - node.chunk.first)
+    inputs = column(plan.inputs, "Q").tolist()
+    start = 0
+    for row, end in enumerate(column(plan.input_ends, "I")):
+        if max(inputs[start:end], default=0) >= SERVER_MADE + row:
+            raise ProtocolError("a redirection's plan is not in topological order")
+        start = end
+    numbers = []
+    for number in inputs:
+        if number >= SERVER_MADE:
+            numbers.append(number - SERVER_MADE + base)
+        elif number < len(own):
+            numbers.append(own[number])
+        else:
+            raise ProtocolError(f"a redirection refers to input {number} of a task with {len(own)}")
+    return PlanChunk(
+        base,
+        base,
+        plan.symbols,
+        plan.labels,
+        plan.requests,
+        plan.symbol_of,
+        plan.label_of,
+        plan.request_of,
+        bytes(len(plan.flags)),
+        plan.levels,
+        plan.consumers,
+        plan.input_ends,
+        ids_column(numbers),
+        plan.config_ends,
+        plan.configs,
+    )

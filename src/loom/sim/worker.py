@@ -1,0 +1,287 @@
+"""A simulated worker process: performs what the real WorkerCore decides."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from loom.core.check import check_worker
+from loom.core.worker import WorkerCore
+from loom.core.worker_events import (
+    Done,
+    Drop,
+    ExecutorLost,
+    ExecutorReady,
+    Failed,
+    Fetch,
+    Fetched,
+    FetchFailed,
+    FromServer,
+    NotSent,
+    ReadBackDone,
+    Redirected,
+    Relay,
+    RunInline,
+    ServerLost,
+    Stop,
+    StopProgram,
+    TasksDone,
+    ToServer,
+    WorkerEffect,
+    WorkerEvent,
+)
+from loom.core.worker_queues import KillExecutor, ReadBack, Run, RunOnExecutor, RunProgram, Task
+from loom.limits import INLINE_RESULT_BYTES
+from loom.messages import RESULT, Message, PeerAddress, PlanChunk, RegisterWorker, RelayPiece
+from loom.sim.clock import Timer
+from loom.sim.executors import Job, Lost, SimExecutor
+from loom.sim.network import End
+from loom.sim.tasks import PLACES, Failure, SimObject, run, spec_of
+
+if TYPE_CHECKING:
+    from loom.sim.world import World
+
+
+class SimWorker:
+    """`number` is the process, and the port where its objects are; every registration gives it another id."""
+
+    def __init__(self, world: World, number: int, cpus: int) -> None:
+        self.world = world
+        self.number = number
+        self.cpus = cpus
+        self.core = WorkerCore(cpus, PLACES)
+        self.store: dict[int, SimObject] = {}
+        self.end: End | None = None
+        self.alive = True
+        self.executors = [
+            SimExecutor(world.clock, world.rng, self._on_results(i), self._on_executor_lost(i)) for i in range(cpus)
+        ]
+        self._programs: dict[Run, Timer] = {}
+        self._events: list[WorkerEvent] = []
+        self._outbox: list[Message] = []
+        self._turn_due = False
+        self._timer: Timer | None = None
+        self.connect()
+
+    def __repr__(self) -> str:
+        return f"worker process {self.number}"
+
+    # -- The link -----------------------------------------------------------------------------------------------------
+
+    def connect(self) -> None:
+        if self.alive:
+            self.end = self.world.connect("worker", self)
+            self.end.send([RegisterWorker(f"w{self.number}", self.cpus, "host", self.number, "", sorted(PLACES))])
+
+    def on_messages(self, end: End, messages: list[Message]) -> None:
+        self.post(FromServer(messages))
+
+    def on_broken(self, end: End) -> None:
+        self.end = None
+        self._outbox.clear()
+        self.post(ServerLost())
+        self._turn()
+        self.world.clock.after(self.world.rng.random() * 0.5, self.connect)
+
+    def on_full(self, end: End) -> None:
+        """Reports are not held back."""
+
+    def on_drained(self, end: End) -> None:
+        """See on_full."""
+
+    def die(self) -> None:
+        """The process is killed: it says nothing any more."""
+        self.alive = False
+        if self.end is not None:
+            self.end.abandon()
+            self.end.link.break_off()
+            self.end = None
+
+    # -- The turn -----------------------------------------------------------------------------------------------------
+
+    def post(self, event: WorkerEvent) -> None:
+        self._events.append(event)
+        if not self._turn_due:
+            self._turn_due = True
+            self.world.clock.after(self.world.turn_delay_s(), self._turn)
+
+    def _turn(self) -> None:
+        """Step until nothing more follows from it here, then send one frame."""
+        if not self.alive:
+            return
+        self._turn_due = True  # what is posted from here on is handled below
+        first = True
+        while self._events or first:
+            first = False
+            events, self._events = self._events, []
+            self.world.trace(self, events)
+            effects = self.core.step(events, self.world.clock.now)
+            self.world.trace(self, effects)
+            check_worker(self.core)
+            for effect in effects:
+                self._perform(effect)
+        self._turn_due = False
+        if self._outbox and self.end is not None:
+            self.end.send(self._outbox)
+        self._outbox = []
+        self._set_timer()
+
+    def _set_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        deadline = self.core.next_deadline()
+        if deadline is not None:
+            self._timer = self.world.clock.at(deadline, self._on_timer)
+
+    def _on_timer(self) -> None:
+        if not self._turn_due:
+            self._turn()
+
+    def _perform(self, effect: WorkerEffect) -> None:
+        match effect:
+            case RunInline():
+                self._run_inline(effect.tasks)
+            case RunOnExecutor():
+                jobs = [(task, self._inputs(task)) for task in effect.tasks]
+                left = self.executors[effect.executor].give(jobs)
+                if left:
+                    self.post(NotSent(effect.executor, [(task.id, task.attempt) for task, _ in left]))
+            case ToServer():
+                self._outbox += effect.messages
+            case Drop():
+                for object_id in effect.objects:
+                    self.store.pop(object_id, None)
+            case RunProgram():
+                self._start_program(effect.task)
+            case Fetch():
+                self._fetch(effect)
+            case ReadBack():
+                taken = self.executors[effect.executor].read_back(effect.count)
+                self.post(ReadBackDone(effect.executor, [(task.id, task.attempt) for task in taken]))
+            case KillExecutor():
+                running = self.executors[effect.executor].running
+                if running is not None and (running.id, running.attempt) == effect.run:
+                    self.executors[effect.executor].kill("its task was cancelled")
+            case StopProgram():
+                timer = self._programs.pop((effect.task, effect.attempt), None)
+                if timer is not None:
+                    timer.cancel()
+                self.post(Failed(effect.task, effect.attempt, "cancelled"))
+            case Relay():
+                self._relay(effect.object)
+            case Stop():
+                self.die()
+
+    # -- Running ------------------------------------------------------------------------------------------------------
+
+    def _inputs(self, task: Task) -> list[SimObject]:
+        missing = [f"{i:#x}" for i in task.inputs if i not in self.store]
+        assert not missing, f"{self} starts {task} without {missing}"
+        return [self.store[i] for i in task.inputs]
+
+    def _run_inline(self, tasks: list[Task]) -> None:
+        """Results are stored now, and told after the time it took."""
+        total_us = 0
+        for task in tasks:
+            total_us += spec_of(task.kind.symbol, task.config).duration_us
+            event = self._outcome(task, self._inputs(task))
+            if self.world.chances.slow_loop:
+                self.world.clock.after(total_us / 1e6, lambda event=event: self._post_alive(event))
+            else:
+                self.post(event)
+
+    def _post_alive(self, event: WorkerEvent) -> None:
+        if self.alive:
+            self.post(event)
+
+    def _outcome(self, task: Task, inputs: list[SimObject]) -> WorkerEvent:
+        """Store a task's object, unless nobody wants it any more, and say what came of the task."""
+        if not self.core.expects(task.id, task.attempt):
+            return Failed(task.id, task.attempt, "cancelled")
+        symbol = task.kind.symbol
+        spec = spec_of(symbol, task.config)
+        outcome = run(symbol, spec, inputs)
+        if isinstance(outcome, Failure):
+            return Failed(task.id, task.attempt, outcome.error)
+        if isinstance(outcome, PlanChunk):
+            return Redirected(task.id, task.attempt, outcome)
+        self.store[task.id] = outcome
+        inline = task.flags & RESULT and outcome.size_bytes <= INLINE_RESULT_BYTES
+        packed = outcome.packed() if inline else None
+        return TasksDone([Done(task.id, task.attempt, outcome.size_bytes, 0, spec.duration_us, packed)])
+
+    def _start_program(self, task: Task) -> None:
+        inputs = self._inputs(task)
+        spec = spec_of(task.kind.symbol, task.config)
+
+        def end() -> None:
+            if self._programs.pop((task.id, task.attempt), None) is not None and self.alive:
+                self.post(self._outcome(task, inputs))
+
+        self._programs[task.id, task.attempt] = self.world.clock.after(spec.duration_us / 1e6, end)
+
+    def _on_results(self, index: int) -> Callable[[list[Job]], None]:
+        def on_results(jobs: list[Job]) -> None:
+            if self.alive:
+                for task, inputs in jobs:
+                    self.post(self._outcome(task, inputs))
+
+        return on_results
+
+    def _on_executor_lost(self, index: int) -> Callable[[Lost], None]:
+        def on_lost(lost: Lost) -> None:
+            if self.alive:
+                self.post(ExecutorLost(index, lost.running, lost.story))
+                self.world.clock.after(self.world.rng.random() * 0.1, restart)
+
+        def restart() -> None:
+            self.executors[index].restart()
+            self._post_alive(ExecutorReady(index))
+
+        return on_lost
+
+    # -- Objects ------------------------------------------------------------------------------------------------------
+
+    def _fetch(self, fetch: Fetch) -> None:
+        for object_id in fetch.objects:
+            self.world.transfer(fetch.peer, object_id, self._on_object(object_id))
+
+    def _on_object(self, object_id: int) -> Callable[[SimObject | None], None]:
+        def on_object(found: SimObject | None) -> None:
+            if not self.alive:
+                return
+            if found is None:
+                self.post(FetchFailed(object_id))
+            else:
+                self.store[object_id] = found
+                self.post(Fetched(object_id, found.size_bytes))
+
+        return on_object
+
+    def _relay(self, object_id: int) -> None:
+        """Send an object in a few pieces, with pauses."""
+        found = self.store.get(object_id)
+        if found is None:
+            self._outbox.append(RelayPiece(object_id, b"", b"", True, "the worker does not have the object"))
+            return
+        packed = found.packed()
+        cuts = sorted(self.world.rng.randint(0, len(packed)) for _ in range(2))
+        pieces = [packed[a:b] for a, b in zip([0, *cuts], [*cuts, len(packed)], strict=True)]
+        end = self.end
+
+        def send_next() -> None:
+            if end is not None and self.alive:
+                piece = pieces.pop(0)
+                end.send([RelayPiece(object_id, b"", piece, not pieces, "")])
+                if pieces:
+                    self.world.clock.after(self.world.rng.random() * 0.01, send_next)
+
+        send_next()
+
+
+def objects_of(worker: SimWorker, peer: PeerAddress, object_id: int) -> SimObject | None:
+    """What a worker serves to whoever asks it for an object."""
+    if not worker.alive or worker.end is None or worker.number != peer.port:
+        return None
+    return worker.store.get(object_id)
