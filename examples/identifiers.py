@@ -75,8 +75,9 @@ def number_of_tasks(root: Task) -> int:
 
 
 def source_files(directory: Path) -> list[Path]:
-    files = directory.rglob("*.py")
-    return sorted(path for path in files if path.is_file() and "site-packages" not in path.parts)
+    """Files with something in them, none of installed packages."""
+    found = (path for path in directory.rglob("*.py") if "site-packages" not in path.relative_to(directory).parts)
+    return sorted(path for path in found if path.is_file() and path.stat().st_size)
 
 
 def report(names: Counter[str], console: Console) -> None:

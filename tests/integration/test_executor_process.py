@@ -18,7 +18,6 @@ from loom.data.pyobj import PyObj
 from loom.executors.processes import ExecutorProcess
 from loom.limits import MAX_HANDOVER_FDS
 from loom.messages import (
-    ErrorResult,
     ExecutorBatch,
     ExecutorInput,
     ExecutorLog,

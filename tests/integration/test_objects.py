@@ -26,6 +26,7 @@ from loom.messages import FetchObjects, Message, ObjectComes, ObjectMissing, Pee
 from loom.net.link import Link
 from loom.net.objects import Fetched, Held, ObjectFetcher, ObjectServer
 from loom.net.objects.handover import HandoverLink
+from loom.net.objects.service import BulkService, HandoverService
 from loom.wire.codec import encode
 from loom.wire.framing import bulk_header
 
@@ -68,6 +69,19 @@ def adopt_by_mapping(descriptor: int, size_bytes: int) -> Segment:
         return memoryview(mmap.mmap(descriptor, size_bytes, prot=mmap.PROT_READ))
     finally:
         os.close(descriptor)
+
+
+HOLDER_PROCESS = """
+import asyncio
+from loom.net.objects import ObjectServer
+
+async def main():
+    server = ObjectServer(bytes(range(32)), lambda n: b"\\0small" if n == 7 else (b"h", [bytes(200_000_000)]))
+    print(*await server.start("127.0.0.1"), flush=True)
+    await asyncio.Event().wait()
+
+asyncio.run(main())
+"""
 
 
 class Fetch:
@@ -216,6 +230,95 @@ def test_many_objects_in_order(runner: asyncio.Runner, way: str, tmp_path: Path)
             ended = await first.end() + await second.end()
             assert [number for number, _, _ in ended] == [*range(1, 10_001), 97, 97]
             assert all(fetched is not None for _, fetched, _ in ended)
+
+    runner.run(test())
+
+
+class SlowLink:
+    """Is full after everything that is given to it; what it was given counts."""
+
+    def __init__(self) -> None:
+        self.full = False
+        self.closed = False
+        self.peer = "slow"
+        self.given = 0
+
+    def write(self, frames: object) -> None:
+        self.given += 1
+        self.full = True
+
+    def send(self, messages: object, descriptors: list[int]) -> None:
+        self.write(messages)
+        for descriptor in set(descriptors):
+            os.close(descriptor)
+
+
+@pytest.mark.parametrize("kind", [BulkService, HandoverService])
+@pytest.mark.parametrize("full", [True, False])
+def test_request_that_comes_right_after_the_last_answer(runner: asyncio.Runner, kind: Any, full: bool) -> None:
+    """Whether that answer still waits for the peer, or the service just has not looked for more work yet."""
+
+    async def test() -> None:
+        link = SlowLink()
+        service = kind(lambda number: b"\0%d" % number, lambda link: None)
+        for i in range(3):
+            service.on_messages(link, [FetchObjects([i])])
+            link.full = full
+        for _ in range(10):
+            link.full = False
+            service.on_drained(link)
+            await asyncio.sleep(0)
+        assert link.given >= 2
+        assert service._output is None
+        assert not service._wanted
+
+    runner.run(test())
+
+
+@pytest.mark.parametrize("kind", [BulkService, HandoverService])
+def test_service_of_a_closed_link_rests(runner: asyncio.Runner, kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The link may end between two turns of a long answer: nothing may keep the loop busy afterwards."""
+    turns = 0
+
+    class WillingLink(SlowLink):
+        def write(self, frames: object) -> None:
+            self.given += 1
+
+    async def test() -> None:
+        nonlocal turns
+        service = kind(lambda number: (b"h", [bytes(5_000_000)]), lambda link: None)
+        pump = service._pump
+
+        def counted(link: object) -> None:
+            nonlocal turns
+            turns += 1
+            pump(link)
+
+        monkeypatch.setattr(service, "_pump", counted)
+        link: Any = WillingLink()
+        service.on_messages(link, [FetchObjects([1, 2, 3])])
+        assert turns == 1
+        service.on_closed(link, "the peer is gone")
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert turns <= 2
+
+    runner.run(test())
+
+
+def test_one_small_object_after_the_other(runner: asyncio.Runner, way: str) -> None:
+    """The holder is another process here: the next request comes at any point of its loop's turn."""
+
+    async def test() -> None:
+        with subprocess.Popen([sys.executable, "-c", HOLDER_PROCESS], stdout=subprocess.PIPE, text=True) as holder:
+            assert holder.stdout is not None
+            port, handover = holder.stdout.readline().split()
+            fetcher = ObjectFetcher(KEY, land_in_memory, adopt_by_mapping)
+            peer = PeerAddress(1, "w", "127.0.0.1", int(port), handover if way == "handover" else "")
+            for _ in range(2000):
+                assert await Fetch(fetcher, peer, [7]).fetched() == {7: b"\0small"}
+            fetcher.close()
+            holder.kill()
 
     runner.run(test())
 
@@ -391,24 +494,11 @@ def test_holder_with_another_key(runner: asyncio.Runner, way: str) -> None:
     runner.run(test())
 
 
-MORTAL_HOLDER = """
-import asyncio
-from loom.net.objects import ObjectServer
-
-async def main():
-    port, handover = await ObjectServer(bytes(range(32)), lambda _: (b"h", [bytes(200_000_000)])).start("127.0.0.1")
-    print(port, flush=True)
-    await asyncio.Event().wait()
-
-asyncio.run(main())
-"""
-
-
 def test_holder_that_dies_in_the_middle_of_a_payload(runner: asyncio.Runner) -> None:
     async def test() -> None:
-        with subprocess.Popen([sys.executable, "-c", MORTAL_HOLDER], stdout=subprocess.PIPE, text=True) as holder:
+        with subprocess.Popen([sys.executable, "-c", HOLDER_PROCESS], stdout=subprocess.PIPE, text=True) as holder:
             assert holder.stdout is not None
-            port = int(holder.stdout.readline())
+            port = int(holder.stdout.readline().split()[0])
             buffers: list[memoryview] = []
 
             def land(size_bytes: int) -> tuple[memoryview, Callable[[], Segment]]:

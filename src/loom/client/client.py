@@ -8,9 +8,8 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
-from loom.client.embedded import EmbeddedCluster
-from loom.client.engine import Engine
 from loom.client.future import Future
 from loom.client.results import Payload, Results
 from loom.core.client import AskStats, Close, FetchResults, ReleaseResults, Submit
@@ -20,6 +19,9 @@ from loom.limits import CONNECT_TIMEOUT_S
 from loom.tasktypes.plan import encode_plan
 from loom.tasktypes.task import Reference, Task
 from loom.wire.keys import load_key
+
+if TYPE_CHECKING:
+    from loom.client.embedded import EmbeddedCluster
 
 DEFAULT_PORT = 9010
 
@@ -52,9 +54,13 @@ class Client:
         self._results = Results()
         self._next_number = 0
         self._closed = False
+        from loom.client.engine import Engine  # an event loop and more, which building plans does without
+
         key = load_key()
         self._cluster: EmbeddedCluster | None = None
         if address is None:
+            from loom.client.embedded import EmbeddedCluster
+
             self._cluster = EmbeddedCluster(cpus, self._results.broken)
             address, port = self._cluster.address, self._cluster.port
         self._engine = Engine(address, port, key, self._results, self._collected)
@@ -82,14 +88,17 @@ class Client:
             wanted = list(tasks)
         except TypeError:
             raise InvalidPlan(f"submit takes a collection of tasks, not {tasks!r:.200}") from None
+        self._check_process()  # before the lock: a thread of the parent may have held it when this process was forked
         with self._lock:
             self._check_open()
+            self._results.check()
             plan = encode_plan(wanted, self._next_number, self._number_of)
             self._next_number += plan.count
             self._results.expect(plan.numbers)
             for chunk in plan.chunks:
                 self._engine.post(Submit(chunk))
-        futures = {number: Future(self, number) for number in plan.numbers}
+        # one for each number: a second one, when it is collected, would release what the first one stands for
+        futures = {number: Future(self, number) for number in dict.fromkeys(plan.numbers)}
         return [futures[number] for number in plan.numbers]
 
     def submit_one(self, task: Task, load: bool = False) -> Future:
@@ -109,6 +118,7 @@ class Client:
 
     def wait(self, futures: Iterable[Future]) -> None:
         """Block until all are finished. Raises TaskFailed as soon as one of them has failed."""
+        futures = list(futures)  # kept alive: one that Python collects is released
         self._results.wait(self._numbers(futures))
 
     def wait_one(self, future: Future) -> None:
@@ -116,6 +126,7 @@ class Client:
 
     def fetch(self, futures: Iterable[Future]) -> list[object]:
         """Wait for all, then bring their values here; they stay on the workers too."""
+        futures = list(futures)  # kept alive: one that Python collects is released
         numbers = self._numbers(futures)
         self._results.wait(numbers)
         remote = [n for n in dict.fromkeys(numbers) if self._results.local(n) is None]
@@ -150,11 +161,14 @@ class Client:
         return self.gather((future,))[0]
 
     def as_completed(self, futures: Iterable[Future]) -> Iterator[Future]:
-        """Yield the futures as they become finished or failed."""
+        """Yield the futures as they become finished or failed; what is released meanwhile is passed over."""
         futures = list(futures)
         by_number: dict[int, list[Future]] = {}
         for future, number in zip(futures, self._numbers(futures), strict=True):
             by_number.setdefault(number, []).append(future)
+        return self._yield_completed(by_number)
+
+    def _yield_completed(self, by_number: dict[int, list[Future]]) -> Iterator[Future]:
         watcher = self._results.watch(list(by_number))
         try:
             while (over := self._results.next_over(watcher)) is not None:
@@ -166,8 +180,8 @@ class Client:
 
     def release(self, futures: Iterable[Future]) -> None:
         """Give results up; tasks that are not finished are stopped unless somebody else needs them."""
+        self._check_process()
         with self._lock:
-            self._check_process()
             futures = self._checked(futures)
             released = []
             for future in futures:
@@ -198,10 +212,14 @@ class Client:
         self._end(terminate=True)
 
     def _end(self, terminate: bool) -> None:
+        if self._pid != os.getpid():
+            return
         with self._lock:
-            if self._closed or self._pid != os.getpid():
+            if self._closed:
                 return
             self._closed = True
+            if self._cluster is not None:
+                self._cluster.expect_end()
             self._engine.close(Close(terminate or self._cluster is not None))
             if self._cluster is not None:
                 self._cluster.close()

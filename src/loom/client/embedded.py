@@ -69,10 +69,14 @@ class EmbeddedCluster:
             )
         )
 
-    def close(self) -> None:
-        """End the processes; those that do not are killed."""
+    def expect_end(self) -> None:
+        """From now on the processes may end: nobody is alarmed, nothing is replaced."""
         with self._lock:
             self._closing = True
+
+    def close(self) -> None:
+        """End the processes; those that do not are killed."""
+        self.expect_end()
         processes = (self._worker, self._server)
         for process in processes:
             assert process.stdin is not None

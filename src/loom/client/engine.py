@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import mmap
 import os
 import secrets
@@ -43,6 +44,8 @@ from loom.net.link import Link, connect
 from loom.net.objects import ObjectFetcher
 from loom.wire.codec import Decoder
 
+_log = logging.getLogger(__name__)
+
 _COLLECT_S: Final = 0.2  # how long a collected future may wait until the server hears of it
 _TOKEN_BYTES: Final = 16
 _CLOSE_S: Final = 5.0  # how long the server may take to acknowledge the end of a session
@@ -68,6 +71,7 @@ class Engine:
         self._opened: PromisedResult[int] = PromisedResult()
         self._first_error: LoomException | None = None
         self.closed = threading.Event()
+        self._end: LoomException = ClientClosed("the client is closed")  # why the session is over, once it is
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="loom-client", daemon=True)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -93,7 +97,16 @@ class Engine:
         promised: PromisedResult[dict[str, int]] = PromisedResult()
         self._stats.append(promised)
         self.post(ask)
+        if self.closed.is_set():  # it may have been too late for the thread to see it
+            self._refuse_stats()
         return promised.result()
+
+    def _refuse_stats(self) -> None:
+        while self._stats:
+            try:
+                self._stats.popleft().set_exception(self._end)
+            except IndexError:  # another thread does the same
+                return
 
     def close(self, command: ClientEvent) -> None:
         """Say goodbye and end the thread; returns when both are done."""
@@ -102,6 +115,8 @@ class Engine:
             self.closed.wait(_CLOSE_S)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
+        if not self.closed.is_set():  # the server did not answer: whoever waits must not wait on
+            self._on_session_over("")
 
     # -- The thread ---------------------------------------------------------------------------------------------------
 
@@ -139,8 +154,14 @@ class Engine:
         except ConnectError as error:
             self._first_error = error
             self._add(Disconnected(str(error)))
+        except Exception as error:  # an address that is none, say: nobody else would hear of it
+            self._first_error = ConnectError(f"cannot connect to {self._host}:{self._port}: {error!r}")
+            self._add(Disconnected(str(self._first_error)))
         else:
             self._add(Connected())
+            if self._link.closed:  # before it was ours, so on_closed has passed it over
+                self._link = None
+                self._add(Disconnected("the connection was lost at once"))
 
     # -- The link -----------------------------------------------------------------------------------------------------
 
@@ -169,16 +190,20 @@ class Engine:
     def _turn(self) -> None:
         self._turn_due = self._wake_due = False
         events, self._events = self._events, []
+        collected = self._take_collected()  # before the commands are: whoever let a future go has posted what needs it
         while self._commands:
             events.append(self._commands.popleft())
-        collected = self._take_collected()
         if collected:
             events.append(ReleaseResults(collected))
-        for effect in self._core.step(events or [Tick()], time.monotonic()):
-            self._perform(effect)
+        try:
+            for effect in self._core.step(events or [Tick()], time.monotonic()):
+                self._perform(effect)
+        except Exception as error:  # our fault: nothing that comes after it can be trusted
+            _log.exception("the client's turn failed")
+            self._on_session_over(f"internal error in the client: {error!r}")
 
     def _take_collected(self) -> list[int]:
-        """Numbers of collected futures; after the commands, which may still need them."""
+        """Numbers of collected futures."""
         numbers = []
         while self._collected:
             numbers.append(self._collected.popleft())
@@ -213,14 +238,13 @@ class Engine:
                 self._on_session_over(effect.reason)
 
     def _on_session_over(self, reason: str) -> None:
-        error: LoomException = ConnectionLost(reason) if reason else ClientClosed("the client is closed")
+        if reason:
+            self._end = ConnectionLost(reason)
+        self.closed.set()
         if not self._opened.done():
             self._opened.set_exception(self._first_error or ConnectError(reason))
-        for promised in self._stats:
-            promised.set_exception(error)
-        self._stats.clear()
-        self._results.broken(error)
-        self.closed.set()
+        self._refuse_stats()
+        self._results.broken(self._end)
 
     # -- Objects ------------------------------------------------------------------------------------------------------
 

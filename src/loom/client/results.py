@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final, TypeAlias
 
 from loom.data.buffers import Segment
-from loom.errors import LoomException, ObjectLost, TaskFailed
+from loom.errors import LoomError, LoomException, ObjectLost, TaskFailed
 from loom.messages import FailedResult, ReadyResult
 
 Payload: TypeAlias = bytes | tuple[bytes, list[Segment]]  # a packed object, or header and segments
@@ -61,6 +61,8 @@ class Results:
                 number = result.number
                 if number in entries:
                     entries[number] = _HELD if result.packed is None else result.packed
+                if result.packed is not None and self._tickets:  # computed again while it was being fetched
+                    self._fill_tickets(number, result.packed)
             self._tell_watchers([result.number for result in results])
             self._changed.notify_all()
 
@@ -82,11 +84,14 @@ class Results:
 
     def delivered(self, number: int, payload: Payload) -> None:
         with self._lock:
-            for ticket in self._tickets:
-                if number in ticket.missing:
-                    ticket.missing.discard(number)
-                    ticket.payloads[number] = payload
+            self._fill_tickets(number, payload)
             self._changed.notify_all()
+
+    def _fill_tickets(self, number: int, payload: Payload) -> None:
+        for ticket in self._tickets:
+            if number in ticket.missing:
+                ticket.missing.discard(number)
+                ticket.payloads[number] = payload
 
     def undeliverable(self, number: int, reason: str) -> None:
         with self._lock:
@@ -107,10 +112,18 @@ class Results:
         with self._lock:
             self._entries.update(dict.fromkeys(numbers))
 
-    def forget(self, numbers: Iterable[int]) -> None:
+    def forget(self, numbers: Sequence[int]) -> None:
+        """These were released: who waits for one in another thread is told, not left waiting."""
         with self._lock:
             for number in numbers:
                 self._entries.pop(number, None)
+            for watcher in self._watchers:
+                watcher.pending.difference_update(numbers)
+            for ticket in self._tickets:
+                gone = ticket.missing.intersection(numbers)
+                if gone:
+                    ticket.error = _released_meanwhile(min(gone))
+            self._changed.notify_all()
 
     def is_over(self, number: int) -> bool:
         return self._entries.get(number) is not None
@@ -131,15 +144,25 @@ class Results:
                         entry = self._entries.get(number)
                         if isinstance(entry, TaskFailed):
                             raise _again(entry)
-                while position < len(numbers) and self._entries.get(numbers[position]) is not None:
+                while position < len(numbers) and (entry := self._entry(numbers[position])) is not None:
                     position += 1
                 if position == len(numbers):
                     return
                 self._wait()
 
-    def _wait(self) -> None:
+    def _entry(self, number: int) -> _Entry:
+        try:
+            return self._entries[number]
+        except KeyError:
+            raise _released_meanwhile(number) from None
+
+    def check(self) -> None:
+        """Raise why nothing comes any more, if that is so."""
         if self._broken is not None:
-            raise self._broken
+            raise self._broken.with_traceback(None)
+
+    def _wait(self) -> None:
+        self.check()
         self._changed.wait()
 
     def local(self, number: int) -> bytes | None:
@@ -150,15 +173,17 @@ class Results:
     def watch(self, numbers: Sequence[int]) -> Watcher:
         with self._lock:
             watcher = Watcher(numbers)
-            for number in numbers:
-                if self._entries.get(number) is not None and number in watcher.pending:
+            for number in dict.fromkeys(numbers):
+                if number not in self._entries:  # released
+                    watcher.pending.discard(number)
+                elif self._entries[number] is not None:
                     watcher.pending.discard(number)
                     watcher.over.append(number)
             self._watchers.append(watcher)
             return watcher
 
     def next_over(self, watcher: Watcher) -> int | None:
-        """The next result that is over; None when all have been given."""
+        """The next result that is over; None when all have been given that were not released before."""
         with self._lock:
             while not watcher.over:
                 if not watcher.pending:
@@ -187,6 +212,10 @@ class Results:
             finally:
                 self._tickets.remove(ticket)
             return ticket.payloads
+
+
+def _released_meanwhile(number: int) -> LoomError:
+    return LoomError(f"the result of task {number} was released by another thread while it was waited for")
 
 
 def _again(failure: TaskFailed) -> TaskFailed:

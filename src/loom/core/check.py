@@ -103,7 +103,7 @@ def _check_node(core: ServerCore, node: Node, ready: set[Node], loads: _Loads) -
             assert node in ready, f"{node} is in no ready queue"
             assert needed, f"{node} is nobody's"
             assert node.worker is None, f"{node} is nobody's"
-            assert not any(w.can_take(node.kind) for w in core.scheduler.room), f"{node} could run now"
+            assert not any(_is_idle_for(node.kind, w) for w in core.workers.values()), f"{node} could run now"
         case states.ASSIGNED:
             assert needed, f"{node} is nobody's"
             _check_assigned(core, node, unmet, loads)
@@ -125,6 +125,13 @@ def _check_node(core: ServerCore, node: Node, ready: set[Node], loads: _Loads) -
             assert node.n_children or node.flags & WANTED, f"{node} should be forgotten"
         case _:
             raise AssertionError(f"{node} is still in its session")
+
+
+def _is_idle_for(kind: Kind, worker: Worker) -> bool:
+    """Whether the task would start at once, as far as the server knows."""
+    if worker.full:
+        return False
+    return worker.busy_cpus + kind.cpus <= worker.cpus if kind.cpus else not worker.n_light
 
 
 def _check_assigned(core: ServerCore, node: Node, unmet: list[Node], loads: _Loads) -> None:

@@ -134,7 +134,7 @@ class Fetch(Struct, gc=False):
 
 
 class RelayPiece(Struct, gc=False):
-    """Part of an object that comes through the server; the last one completes it.
+    """Part of an object that comes through the server; the last one completes it. Without a header it is packed.
 
     `first`: what came before of this object is void (its relay was broken off).
     """
@@ -195,6 +195,7 @@ class ClientCore:
         self.token = token
         self.session: int | None = None
         self.connected = False
+        self.attached = False  # the session is open on the present link
         self.closed = False
         self.holders: dict[int, int] = {}  # finished results that are not here -> worker
         self.inlined: dict[int, int] = {}  # results that came inside ResultsReady -> bytes of credit
@@ -203,7 +204,7 @@ class ClientCore:
         self.peers: dict[int, PeerAddress] = {}
         self.next_seq = 1
         self.unacked: deque[Message] = deque()
-        self._stats_awaited: set[int] = set()  # seqs
+        self._stats_awaited: dict[int, None] = {}  # seqs
         self._lost_at: float | None = None
         self._pause_s = RECONNECT_PAUSE_S
         self._closing = 0  # seq of the closing command
@@ -233,8 +234,7 @@ class ClientCore:
                 case FetchFailed():
                     self._on_fetch_failed(event.number, event.reason)
                 case AskStats():
-                    self._stats_awaited.add(self.next_seq)
-                    self._command(GetStats(self._take_seq()))
+                    self._ask_stats()
                 case Close():
                     self._on_close(event.terminate)
                 case Connected():
@@ -265,8 +265,13 @@ class ClientCore:
 
     def _command(self, message: Message) -> None:
         self.unacked.append(message)
-        if self.connected and self.session is not None:
+        if self.attached:  # else it is said with all others when the session is open
             self._to_server.append(message)
+
+    def _ask_stats(self) -> None:
+        seq = self._take_seq()
+        self._stats_awaited[seq] = None
+        self._command(GetStats(seq))
 
     def _on_release(self, numbers: list[int]) -> None:
         credit_bytes = 0
@@ -303,7 +308,7 @@ class ClientCore:
             self._to_server.append(ResumeSession(self.session, self.token, credit_bytes))
 
     def _on_disconnected(self, reason: str) -> None:
-        self.connected = False
+        self.connected = self.attached = False
         self._to_server.clear()
         if self._closing or self.session is None:
             self._end("" if self._closing else reason)
@@ -328,7 +333,7 @@ class ClientCore:
                 self._on_relayed(message)
             case Stats():
                 if message.seq in self._stats_awaited:  # answered again after a reconnect
-                    self._stats_awaited.remove(message.seq)
+                    del self._stats_awaited[message.seq]
                     self._effects.append(StatsCame(message.values))
             case SessionOpened():
                 self._on_session_opened(message)
@@ -340,12 +345,17 @@ class ClientCore:
     def _on_session_opened(self, message: SessionOpened) -> None:
         first = self.session is None
         self.session = message.session
+        self.attached = True
         self._lost_at = None
         self._pause_s = RECONNECT_PAUSE_S
         self._to_server += self.unacked
         if first:
             self._effects.append(Opened(message.session))
-        else:  # relays and searches under way were lost with the link
+        else:  # answers under way were lost with the link, even to what had been acknowledged
+            said = self.unacked[0].seq if self.unacked else self.next_seq  # type: ignore[attr-defined]
+            for seq in [seq for seq in self._stats_awaited if seq < said]:
+                del self._stats_awaited[seq]
+                self._ask_stats()
             for number, fetching in self.fetching.items():
                 fetching.coming = False
                 if fetching.located or fetching.relayed:
@@ -375,7 +385,8 @@ class ClientCore:
             if result.packed is not None:
                 self.inlined[number] = len(result.packed)
                 self.holders.pop(number, None)
-                self.fetching.pop(number, None)
+                if self.fetching.pop(number, None) is not None:  # it was made again while we asked for it
+                    self._effects.append(RelayPiece(number, b"", result.packed, True, True))
             else:
                 if result.worker not in self.peers:
                     raise ProtocolError(f"the server named worker {result.worker} without its address")

@@ -359,8 +359,8 @@ class WorkerCore:
 
     def _on_server_lost(self) -> None:
         """Without its server everything here is void; the next registration begins anew."""
-        for task in list(self.tasks.values()):
-            self._cancel(task)
+        while self.tasks:
+            self._cancel(next(iter(self.tasks.values())))
         self._dropped += self.held
         self.held.clear()
         self.queues.owed = 0
@@ -421,6 +421,8 @@ class WorkerCore:
             self._give_back(waiting)
 
     def _on_give_back(self, count: int) -> None:
+        """Give back what would start last, but nothing that can start now: it would be handed round for ever."""
+        self._effects += self.queues.start(self._now)
         if self._given:
             self._report_given(answer=False)
         for task in self.queues.last_ready(count):

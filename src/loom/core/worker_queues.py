@@ -24,6 +24,7 @@ _QUEUE_TASKS: Final = 256  # most tasks queued at one executor
 _RESERVE_AFTER_S: Final = 0.1  # how long a wide task is overtaken before cores are kept for it
 _LOOK_PAST: Final = 32  # how many tasks are looked at behind one that does not fit
 _STUCK_S: Final = 0.001  # an executor without news for longer is in a long task
+_LOOK_PAUSE_MAX_S: Final = 0.1  # between two looks into the queue behind a long task
 _WORTH_READING_BACK_US: Final = 500  # a shorter queue is done before another executor has woken up
 _KILL_AFTER_S: Final = 0.1  # a cancelled function that runs longer has its process killed
 
@@ -108,7 +109,18 @@ QueueEffect = RunOnExecutor | RunProgram | ReadBack | KillExecutor
 
 
 class Executor:
-    __slots__ = ("alive", "backlog_us", "cancelled_at", "cpus", "full", "index", "progress_at", "queue")
+    __slots__ = (
+        "alive",
+        "backlog_us",
+        "cancelled_at",
+        "cpus",
+        "full",
+        "index",
+        "looked_at",
+        "pause_s",
+        "progress_at",
+        "queue",
+    )
 
     def __init__(self, index: int) -> None:
         self.index = index
@@ -118,6 +130,8 @@ class Executor:
         self.backlog_us = 0
         self.cpus = 0
         self.progress_at = 0.0
+        self.looked_at = 0.0  # when its queue was last read back
+        self.pause_s = _STUCK_S  # until it is worth looking again
         self.cancelled_at: float | None = None
 
 
@@ -225,6 +239,7 @@ class Queues:
             self.free_cpus += task.cpus
         else:
             executor.progress_at = now
+            executor.pause_s = _STUCK_S
             executor.full = False
             self._unqueue(executor, task)
 
@@ -289,13 +304,19 @@ class Queues:
             if len(executor.queue) < 2:
                 continue
             stuck_at = executor.progress_at + _STUCK_S
-            if now >= stuck_at or executor.backlog_us >= _WORTH_READING_BACK_US:
+            look_at = executor.looked_at + executor.pause_s
+            if now < look_at:
+                at = look_at
+            elif now >= stuck_at or executor.backlog_us >= _WORTH_READING_BACK_US:
                 spare = len(executor.queue) - 1
                 if now < stuck_at:
                     spare = (spare + 1) // 2
                 effects.append(ReadBack(executor.index, spare))
-                executor.progress_at = now  # look again later, whatever comes of it
-            at = executor.progress_at + _STUCK_S
+                executor.looked_at = now
+                at = now + executor.pause_s
+                executor.pause_s = min(2 * executor.pause_s, _LOOK_PAUSE_MAX_S)  # what is claimed does not come back
+            else:
+                at = stuck_at
             self._look_again_at = min(self._look_again_at or at, at)
 
     # -- Cancelling ---------------------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from loom.core.events import (
     Shutdown,
 )
 from loom.core.server import ServerCore
+from loom.errors import LoomError
 from loom.messages import ClientToServer, Message, SubmitChunk, TasksFinished, WorkerToServer
 from loom.net.link import Link, LinkHandler
 from loom.net.listener import Listener, listen
@@ -50,6 +51,7 @@ class ServerShell:
         self._timer: asyncio.TimerHandle | None = None
         self._stopped = asyncio.Event()
         self._listener: Listener | None = None
+        self._fault: Exception | None = None
 
     @property
     def port(self) -> int:
@@ -66,7 +68,9 @@ class ServerShell:
         gc.disable()
 
     async def run(self) -> None:
-        """Serve until stopped; what was still to be sent goes out within a bounded time."""
+        """Serve until stopped; what was still to be sent goes out within a bounded time. LoomError after a fault of our
+        own.
+        """
         await self._stopped.wait()
         assert self._listener is not None
         self._listener.close()
@@ -75,6 +79,8 @@ class ServerShell:
         deadline = time.monotonic() + _LEAVE_S
         while self._links and time.monotonic() < deadline:
             await asyncio.sleep(0.01)
+        if self._fault is not None:
+            raise LoomError(f"internal error, the server ends: {self._fault!r}")
 
     def stop(self) -> None:
         self._stopped.set()
@@ -131,8 +137,13 @@ class ServerShell:
         self._turn_due = bool(self._events)
         if self._turn_due:
             asyncio.get_running_loop().call_soon(self._turn)
-        self._step(events, time.monotonic())
-        self._set_timer()
+        try:
+            self._step(events, time.monotonic())
+            self._set_timer()
+        except Exception as error:  # our fault: in an unknown state clients would wait for ever
+            _log.exception("the server's turn failed")
+            self._fault = error
+            self.stop()
 
     def _step(self, events: list[ServerEvent], now: float) -> None:
         for effect in self._core.step(events, now):

@@ -109,10 +109,10 @@ class Expected(NamedTuple):
 def expect(symbol: str, config: bytes, inputs: Sequence[Expected]) -> Expected:
     """The plain evaluation of one task; redirections nest no deeper than workloads make them."""
     errors = frozenset[str]().union(*(given.errors for given in inputs))
+    if symbol == UNKNOWN:  # that may be found out before its inputs are there
+        return Expected(None, errors | {UNKNOWN})
     if errors:
         return Expected(None, errors)
-    if symbol == UNKNOWN:
-        return Expected(None, frozenset({UNKNOWN}))
     spec = spec_of(symbol, config)
     if spec.outcome == REDIRECT:
         made: list[Expected] = []

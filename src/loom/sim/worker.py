@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Final
 
 from loom.core.check import check_worker
 from loom.core.worker import WorkerCore
@@ -40,6 +42,8 @@ from loom.sim.tasks import PLACES, Failure, SimObject, run, spec_of
 
 if TYPE_CHECKING:
     from loom.sim.world import World
+
+_MOST_STEPS: Final = 1000  # in one turn
 
 
 class SimWorker:
@@ -110,9 +114,8 @@ class SimWorker:
         if not self.alive:
             return
         self._turn_due = True  # what is posted from here on is handled below
-        first = True
-        while self._events or first:
-            first = False
+        for n_steps in itertools.count(1):
+            assert n_steps < _MOST_STEPS, f"{self} goes round in circles: {self._events}"
             events, self._events = self._events, []
             self.world.trace(self, events)
             effects = self.core.step(events, self.world.clock.now)
@@ -120,6 +123,8 @@ class SimWorker:
             check_worker(self.core)
             for effect in effects:
                 self._perform(effect)
+            if not self._events:
+                break
         self._turn_due = False
         if self._outbox and self.end is not None:
             self.end.send(self._outbox)
@@ -187,7 +192,7 @@ class SimWorker:
             total_us += spec_of(task.kind.symbol, task.config).duration_us
             event = self._outcome(task, self._inputs(task))
             if self.world.chances.slow_loop:
-                self.world.clock.after(total_us / 1e6, lambda event=event: self._post_alive(event))
+                self.world.clock.after(total_us / 1e6, partial(self._post_alive, event))
             else:
                 self.post(event)
 

@@ -58,6 +58,7 @@ class ExecutorPool:
         self._given: list[dict[int, Task]] = [{} for _ in range(count)]  # by serial
         self._known: list[set[int]] = [set() for _ in range(count)]  # objects that the process keeps
         self._idle_deaths = [0] * count
+        self._stopped = False
         self._processes = [
             ExecutorProcess(i, store_directory, self._loop, self._on_results, self._on_lost) for i in range(count)
         ]
@@ -67,6 +68,7 @@ class ExecutorPool:
             process.start()
 
     def stop(self) -> None:
+        self._stopped = True
         for process in self._processes:
             process.stop()
 
@@ -226,7 +228,14 @@ class ExecutorPool:
         self._loop.call_later(delay_s, self._restart, index)
 
     def _restart(self, index: int) -> None:
-        self._processes[index].start()
+        if self._stopped:
+            return
+        try:
+            self._processes[index].start()
+        except OSError as error:  # no more processes or descriptors now
+            _log.error("executor %d cannot be started, it is tried again: %s", index, error)
+            self._loop.call_later(_RESTART_S, self._restart, index)
+            return
         self._post(ExecutorReady(index))
 
 

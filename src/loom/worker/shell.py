@@ -14,6 +14,7 @@ import socket
 import time
 from typing import Final
 
+from loom.core.columns import ids_column
 from loom.core.worker import WorkerCore
 from loom.core.worker_events import (
     Done,
@@ -41,7 +42,7 @@ from loom.data.pack import rebuild
 from loom.errors import ConnectError, KeyRefused, LoomError, VersionMismatch
 from loom.executors.programs import ProgramRunner
 from loom.limits import RECONNECT_PAUSE_MAX_S, RECONNECT_PAUSE_S
-from loom.messages import Message, RegisterWorker, RelayPiece, ServerToWorker
+from loom.messages import DropObjects, Message, RegisterWorker, RelayPiece, ServerToWorker
 from loom.net.link import Link, connect
 from loom.net.objects import ObjectFetcher, ObjectServer
 from loom.tasktypes.registry import TASK_TYPES
@@ -78,9 +79,12 @@ class WorkerShell:
         self._turn_due = False
         self._timer: asyncio.TimerHandle | None = None
         self._relays: set[asyncio.Task[None]] = set()
+        self._fault: Exception | None = None
 
     async def run(self, host: str, port: int) -> None:
-        """Serve the server at host:port until stopped; LoomError where the key or version is refused."""
+        """Serve the server at host:port until stopped; LoomError where the key or version is refused, or after a
+        fault of our own.
+        """
         loop = asyncio.get_running_loop()
         landing = FileLanding(self._store)
         self._objects = ObjectServer(self._key, self._store.lookup)
@@ -100,6 +104,8 @@ class WorkerShell:
             self._programs.close()
             self._fetcher.close()
             self._objects.close()
+        if self._fault is not None:
+            raise LoomError(f"internal error, the worker ends so that others take its tasks: {self._fault!r}")
 
     def stop(self) -> None:
         self._stopping.set()
@@ -129,6 +135,8 @@ class WorkerShell:
         own_host = _own_address(host)
         self._link = link
         self._lost.clear()
+        if link.closed or self._stopping.is_set():  # before the link was ours, so nobody has heard of it
+            self._lost.set()
         port, handover = await self._objects.start(own_host)
         name = f"{socket.gethostname()}:{os.getpid()}"
         link.send([RegisterWorker(name, self._cpus, own_host, port, handover, sorted(TASK_TYPES))])
@@ -145,6 +153,7 @@ class WorkerShell:
         self._outbox.clear()
         self._post(ServerLost())
         self._turn()
+        self._outbox.clear()  # nothing of this registration may be said in the next one
         self._objects.close()
 
     # -- The link -----------------------------------------------------------------------------------------------------
@@ -183,6 +192,14 @@ class WorkerShell:
             self._done = []
 
     def _turn(self) -> None:
+        try:
+            self._take_turn()
+        except Exception as error:  # our fault: a worker in an unknown state must not keep the tasks it was given
+            _log.exception("the worker's turn failed")
+            self._fault = error
+            self.stop()
+
+    def _take_turn(self) -> None:
         now = time.monotonic()
         until = now + _TURN_S
         self._turn_due = True  # what is posted from here on is handled below
@@ -271,7 +288,7 @@ class WorkerShell:
         """A program has damaged an object of ours: whoever needs it must not get it from here."""
         task = self._core.tasks.get(task_id)
         if task is not None:
-            self._store.drop(task.inputs[position])
+            self._post(FromServer([DropObjects(ids_column([task.inputs[position]]))]))
 
     # -- Objects from other workers -----------------------------------------------------------------------------------
 

@@ -68,20 +68,20 @@ class BulkService:
             _log.error("closing the link to %s: %s", link.peer, reason)
             link.abort(reason)
             return
-        if not link.full:
+        if self._output is not None and not link.full:
             asyncio.get_running_loop().call_soon(self._pump, link)
 
     def _answers(self) -> Iterator[bytes | bytearray | memoryview]:
-        """Frames for everything wanted, and for what comes to be wanted meanwhile."""
+        """Frames for everything wanted, and for what comes to be wanted meanwhile: nothing may follow the loop, or a
+        request that comes while the last frame is being sent would find an iterator that asks for nothing any more.
+        """
         batch = _Batch()
         while self._wanted:
             number = self._wanted.popleft()
             answer, payload = _answer(number, self._lookup(number))
-            if batch.add(answer) or payload:
+            if batch.add(answer) or payload or not self._wanted:
                 yield encode(batch.take())
                 yield from _bulk_frames(payload)
-        if batch.messages:
-            yield encode(batch.take())
 
 
 class HandoverService:
@@ -123,7 +123,9 @@ class HandoverService:
             asyncio.get_running_loop().call_soon(self._pump, link)
 
     def _answers(self) -> Iterator[tuple[list[Message], list[int]]]:
-        """Lists of messages with their descriptors; a list ends with the first large object in it."""
+        """Lists of messages with their descriptors; a list ends with the first large object in it. Nothing may follow
+        the loop, as in BulkService.
+        """
         batch = _Batch()
         while self._wanted:
             number = self._wanted.popleft()
@@ -133,10 +135,8 @@ class HandoverService:
                 answer, parts = ObjectMissing(number), Parts([], [])
             elif isinstance(answer, ObjectComes):
                 answer.parts = parts.places
-            if batch.add(answer) or parts.descriptors:
+            if batch.add(answer) or parts.descriptors or not self._wanted:
                 yield batch.take(), parts.descriptors
-        if batch.messages:
-            yield batch.take(), []
 
 
 class _Batch:

@@ -1,0 +1,336 @@
+"""A simulated client: performs what the real ClientCore decides, and lives the life of a user's script."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Final
+
+from loom.core.check import check_client
+from loom.core.client import (
+    AskStats,
+    ClientCore,
+    ClientEffect,
+    ClientEvent,
+    Close,
+    Closed,
+    Connect,
+    Connected,
+    Disconnected,
+    FailedFutures,
+    Fetch,
+    FetchedDirectly,
+    FetchFailed,
+    FetchResults,
+    FromServer,
+    Opened,
+    Ready,
+    RelayPiece,
+    ReleaseResults,
+    StatsCame,
+    Submit,
+    ToServer,
+    Undeliverable,
+)
+from loom.ids import SERVER_MADE, number_of, session_of, task_id
+from loom.limits import SESSION_GRACE_S
+from loom.messages import FailedResult, Message, ReadyResult
+from loom.sim.network import End
+from loom.sim.plans import Reckoning, cut_chunk
+from loom.sim.tasks import UNKNOWN, SimObject, unpack
+from loom.sim.workloads import WORKLOADS
+from loom.tasktypes.plan import Reference
+
+if TYPE_CHECKING:
+    from loom.sim.world import World
+
+_LOOK_S: Final = 0.02  # how often a script looks whether it can go on
+
+Wish = float | Callable[[], bool]  # what a script waits for: some time, or a condition
+
+
+class SimFuture(Reference):
+    __slots__ = ("error", "ready", "value")
+
+    def __init__(self, number: int) -> None:
+        self.task_id = number
+        self.ready = False
+        self.value: SimObject | None = None
+        self.error = ""
+
+    @property
+    def over(self) -> bool:
+        return self.ready or bool(self.error)
+
+
+class SimClient:
+    def __init__(self, world: World, number: int) -> None:
+        self.world = world
+        self.number = number
+        self.core = ClientCore(b"token %d" % number)
+        self.reckoning = Reckoning()
+        self.futures: dict[int, SimFuture] = {}  # live ones
+        self.session: int | None = None
+        self.end: End | None = None
+        self.over = False
+        self.may_lose_session = False
+        self._broken_at = -1e9
+        self._closing = False
+        self._fetching: set[int] = set()
+        self._pieces: dict[int, bytes] = {}
+        self._stats_asked = 0
+        self._events: list[ClientEvent] = []
+        self._turn_due = False
+        self._script = self._live()
+        self._wish: Wish = 0.0
+        self._connect()
+        self._look()
+
+    def __repr__(self) -> str:
+        return f"client {self.number}"
+
+    # -- The link -----------------------------------------------------------------------------------------------------
+
+    def _connect(self) -> None:
+        if self.over:
+            return
+        if self.world.refuses(self):
+            self._add(Disconnected("refused"))
+        else:
+            self.end = self.world.connect("client", self)
+            self._add(Connected())
+
+    def on_messages(self, end: End, messages: list[Message]) -> None:
+        self._add(FromServer(messages))
+
+    def on_broken(self, end: End) -> None:
+        self.end = None
+        self._add(Disconnected("the link broke"))
+
+    def on_full(self, end: End) -> None:
+        """Plans are in memory already."""
+
+    def on_drained(self, end: End) -> None:
+        """See on_full."""
+
+    def break_link(self) -> None:
+        """Once; several times in a row, or before the session is there, may cost the session."""
+        now = self.world.clock.now
+        self.may_lose_session |= self.session is None or now - self._broken_at < 2 * SESSION_GRACE_S
+        self._broken_at = now
+        if self.end is not None:
+            self.end.link.break_off()
+
+    def vanish(self) -> None:
+        """The process is killed."""
+        self.over = True
+        if self.end is not None:
+            self.end.abandon()
+            self.end.link.break_off()
+
+    # -- The turn -----------------------------------------------------------------------------------------------------
+
+    def _add(self, event: ClientEvent) -> None:
+        self._events.append(event)
+        if not self._turn_due:
+            self._turn_due = True
+            self.world.clock.after(self.world.turn_delay_s(), self._turn)
+
+    def _turn(self) -> None:
+        self._turn_due = False
+        if self.over:
+            return
+        events, self._events = self._events, []
+        self.world.trace(self, events)
+        effects = self.core.step(events, self.world.clock.now)
+        self.world.trace(self, effects)
+        check_client(self.core)
+        for effect in effects:
+            self._perform(effect)
+
+    def _perform(self, effect: ClientEffect) -> None:
+        match effect:
+            case ToServer():
+                if self.end is not None:
+                    self.end.send(effect.messages)
+            case Ready():
+                for result in effect.results:
+                    self._on_ready(result)
+            case FailedFutures():
+                for failed in effect.results:
+                    self._on_failed(failed)
+            case Fetch():
+                for number in effect.numbers:
+                    self._fetch(effect, number)
+            case RelayPiece():
+                before = b"" if effect.first else self._pieces.pop(effect.number)
+                self._pieces[effect.number] = before + effect.piece
+                if effect.last:
+                    self._delivered(effect.number, unpack(self._pieces.pop(effect.number)))
+            case Undeliverable():
+                self._on_undeliverable(effect)
+            case StatsCame():
+                self._stats_asked -= 1
+                assert self._stats_asked >= 0, f"{self} was told statistics unasked"
+            case Connect():
+                self.world.clock.after(effect.delay_s, self._connect)
+            case Opened():
+                self.session = effect.session
+            case Closed():
+                self._on_closed(effect.reason)
+
+    def _on_closed(self, reason: str) -> None:
+        self.over = True
+        assert self._closing or self.may_lose_session, f"{self} lost its session: {reason}"
+        if self.end is not None:
+            self.end.abandon()
+            self.end.link.break_off()
+
+    # -- Results ------------------------------------------------------------------------------------------------------
+
+    def _on_ready(self, result: ReadyResult) -> None:
+        future = self.futures.get(result.number)
+        if future is None:
+            return
+        expected = self.reckoning.expected[result.number]
+        assert expected.value is not None, f"{self} got result {result.number}, which must fail: {expected.errors}"
+        assert not future.error, f"{self} got result {result.number} after it had failed"
+        future.ready = True
+        if result.packed is not None:
+            self._keep(future, unpack(result.packed))
+
+    def _on_failed(self, failed: FailedResult) -> None:
+        future = self.futures.get(failed.number)
+        if future is None:
+            return
+        assert future.value is None, f"{self} has result {failed.number}, which failed later: {failed.error}"
+        assert self._may_fail(failed), f"{self} was told that result {failed.number} failed: {failed}"
+        future.ready = False
+        future.error = failed.error
+
+    def _may_fail(self, failed: FailedResult) -> bool:
+        expected = self.reckoning.expected[failed.number]
+        if failed.error in expected.errors or (failed.error.startswith("unknown") and UNKNOWN in expected.errors):
+            return True
+        killed = self.world.ledger.killed.get(failed.error)
+        if killed is None or session_of(killed) != self.session or number_of(killed) != failed.task:
+            return False
+        if failed.task >= SERVER_MADE:
+            return self.reckoning.has_redirection(failed.number)
+        return self.reckoning.descends_from(failed.number, failed.task)
+
+    def _keep(self, future: SimFuture, value: SimObject) -> None:
+        expected = self.reckoning.expected[future.task_id].value
+        assert value == expected, f"{self}: result {future.task_id} is {value}, not {expected}"
+        future.value = value
+
+    def _fetch(self, fetch: Fetch, number: int) -> None:
+        assert self.session is not None
+
+        def came(found: SimObject | None) -> None:
+            if self.over:
+                return
+            if found is None:
+                self._add(FetchFailed(number, "not there"))
+            else:
+                self._delivered(number, found)
+                self._add(FetchedDirectly(number))
+
+        self.world.transfer(fetch.peer, task_id(self.session, number), came)
+
+    def _delivered(self, number: int, value: SimObject) -> None:
+        self._fetching.discard(number)
+        future = self.futures.get(number)
+        if future is not None and not future.error:
+            self._keep(future, value)
+
+    def _on_undeliverable(self, effect: Undeliverable) -> None:
+        self._fetching.discard(effect.number)
+        future = self.futures.get(effect.number)
+        lost = future is not None and future.ready and future.value is None
+        if lost and effect.number in self.core.holders:  # else its failure, or its holder, is still to be told
+            self.world.ledger.on_undeliverable(self, effect)
+
+    # -- The script ---------------------------------------------------------------------------------------------------
+
+    def _look(self) -> None:
+        """Go on in the script as far as possible."""
+        if self.over:
+            return
+        delay_s = _LOOK_S
+        while isinstance(self._wish, float) or self._wish():
+            try:
+                self._wish = next(self._script)
+            except StopIteration:
+                return
+            if isinstance(self._wish, float):
+                delay_s = self._wish
+                break
+        self.world.clock.after(delay_s, self._look)
+
+    def _live(self) -> Iterator[Wish]:
+        rng = self.world.rng
+        yield rng.random() * 0.2
+        for _ in range(rng.choice((1, 1, 2, 3))):
+            self._submit()
+            yield rng.choice((0.0, 0.001, 0.05, 0.5))
+            if rng.random() < 0.4:
+                self._release(rng.sample(sorted(self.futures), rng.randint(0, len(self.futures))))
+            if rng.random() < 0.3:
+                self._stats_asked += 1
+                self._add(AskStats())
+            if rng.random() < 0.5:
+                yield self._all_over
+                self._fetch_some(rng.random())
+        if rng.random() < 0.15:
+            yield rng.random()
+            if rng.random() < 0.5:
+                self.vanish()
+                return
+        else:
+            yield from self._see_it_through()
+        self._closing = True
+        self._add(Close(False))
+
+    def _see_it_through(self) -> Iterator[Wish]:
+        yield self._all_over
+        while any(f.ready and f.value is None for f in self.futures.values()):
+            self._fetch_some(1.0)
+            yield self._nothing_comes
+            yield 0.01
+        yield lambda: not self._stats_asked
+        if self.world.rng.random() < 0.7:
+            self._release(sorted(self.futures))
+            yield lambda: not self.core.unacked
+
+    def _all_over(self) -> bool:
+        return all(future.over for future in self.futures.values())
+
+    def _nothing_comes(self) -> bool:
+        return not self._fetching and self._all_over()
+
+    def _submit(self) -> None:
+        rng = self.world.rng
+        maker = self.world.maker
+        live = [self.futures[n] for n in sorted(self.futures)]
+        given = rng.sample(live, min(len(live), rng.choice((0, 1, 3))))
+        tasks = rng.choice(WORKLOADS)(maker, given, self.world.chances.plan_size(rng))
+        plan = self.reckoning.encode(tasks)
+        for number in plan.numbers:
+            self.futures[number] = SimFuture(number)
+        rows = rng.choice((1, 7, 2048))
+        for whole in plan:
+            for chunk in cut_chunk(whole, rows):
+                self._add(Submit(chunk))
+
+    def _release(self, numbers: list[int]) -> None:
+        for number in numbers:
+            del self.futures[number]
+        if numbers:
+            self._add(ReleaseResults(numbers))
+
+    def _fetch_some(self, share: float) -> None:
+        absent = [n for n in sorted(self.futures) if self.futures[n].ready and self.futures[n].value is None]
+        numbers = absent[: max(1, round(len(absent) * share))]
+        if numbers:
+            self._fetching.update(numbers)
+            self._add(FetchResults(numbers))

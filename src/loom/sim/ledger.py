@@ -1,0 +1,62 @@
+"""What must hold over a whole run, whatever the cores think of themselves."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from loom.core.client import Undeliverable
+from loom.core.node import Node
+from loom.core.server import ServerCore
+
+if TYPE_CHECKING:
+    from loom.sim.client import SimClient
+    from loom.sim.worker import SimWorker
+
+_GOOD_REASONS: Final = frozenset(
+    {"the client closed its session", "its session was resumed on another link"},
+)
+
+
+class Ledger:
+    """`killed`: by the story of an executor that was killed from outside, the task that was running in it."""
+
+    def __init__(self, core: ServerCore) -> None:
+        self.killed: dict[str, int] = {}
+        self.n_accepted = 0
+        self._accepted: set[tuple[int, int]] = set()
+        self._core = core
+        self._finish = core.graph.finish
+        core.graph.finish = self._on_finish  # type: ignore[method-assign]
+
+    def _on_finish(self, node: Node, size_bytes: int, packed: bytes | None) -> None:
+        run = node.id, node.attempt
+        assert run not in self._accepted, f"attempt {node.attempt} of {node} was accepted twice"
+        self._accepted.add(run)
+        self.n_accepted += 1
+        self._finish(node, size_bytes, packed)
+
+    def on_close_link(self, reason: str) -> None:
+        assert reason in _GOOD_REASONS, f"the server cuts a link: {reason}"
+
+    def on_undeliverable(self, client: SimClient, effect: Undeliverable) -> None:
+        raise AssertionError(f"{client} could not get result {effect.number}: {effect.reason}")
+
+    def check_nothing_left(self, workers: list[SimWorker]) -> None:
+        """After all sessions have ended."""
+        core = self._core
+        assert not core.graph.sessions, f"sessions are left: {list(core.graph.sessions.values())}"
+        assert not core.dying, f"sessions are not taken apart: {core.dying}"
+        assert core.graph.n_finished == 0, f"{core.graph.n_finished} objects are left"
+        assert len(core.relays) == 0, "relays are left"
+        for of_server in core.workers.values():
+            assert not of_server.loads, f"{of_server} is charged with {of_server.loads}"
+            assert not of_server.asked, f"{of_server} has not answered"
+            assert not of_server.ahead, f"{of_server} is to be sent {of_server.ahead} ahead"
+        for worker in workers:
+            of_worker = worker.core
+            assert not of_worker.tasks, f"{worker} has tasks: {list(of_worker.tasks.values())}"
+            assert not of_worker.queues.placed, f"{worker} runs {list(of_worker.queues.placed)}"
+            assert of_worker.queues.free_cpus == of_worker.queues.cpus, f"{worker} has cores in use"
+            left = of_worker.held or of_worker.fetching or of_worker.awaited or of_worker.copies
+            assert not left, f"{worker} has something left: {left}"
+            assert not worker.store, f"{worker} stores objects: {[f'{i:#x}' for i in worker.store]}"

@@ -1,0 +1,93 @@
+"""Plans as a simulated client submits them, and what must come of each task in them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from loom.core.columns import column
+from loom.messages import PlanChunk
+from loom.sim.tasks import ALIAS, REDIRECT, UNKNOWN, Expected, expect, spec_of
+from loom.tasktypes.plan import EncodedPlan, Reference, Task, encode_plan
+
+
+def cut_chunk(chunk: PlanChunk, rows: int) -> Iterator[PlanChunk]:
+    """The same stretch of a plan in chunks of at most so many rows."""
+    input_ends, config_ends = column(chunk.input_ends, "I").tolist(), column(chunk.config_ends, "I").tolist()
+    for start in range(0, len(chunk.flags), rows):
+        end = min(start + rows, len(chunk.flags))
+        first_input, first_config = (input_ends[start - 1], config_ends[start - 1]) if start else (0, 0)
+        yield PlanChunk(
+            chunk.plan_first,
+            chunk.first + start,
+            chunk.symbols,
+            chunk.labels,
+            chunk.requests,
+            chunk.symbol_of[2 * start : 2 * end],
+            chunk.label_of[2 * start : 2 * end],
+            chunk.request_of[2 * start : 2 * end],
+            chunk.flags[start:end],
+            chunk.levels[4 * start : 4 * end],
+            chunk.consumers[4 * start : 4 * end],
+            _less(chunk.input_ends[4 * start : 4 * end], first_input),
+            chunk.inputs[8 * first_input : 8 * input_ends[end - 1]],
+            _less(chunk.config_ends[4 * start : 4 * end], first_config),
+            chunk.configs[first_config : config_ends[end - 1]],
+        )
+
+
+def _less(offsets: bytes, base: int) -> bytes:
+    return b"".join((offset - base).to_bytes(4, "little") for offset in column(offsets, "I"))
+
+
+class Reckoning:
+    """All tasks of one client: their inputs, and what must come of them."""
+
+    def __init__(self) -> None:
+        self.next_number = 0
+        self.plan_ends = {0}  # numbers at which a plan is whole
+        self.expected: dict[int, Expected] = {}
+        self._inputs: dict[int, list[int]] = {}
+        self._redirecting: set[int] = set()
+
+    def encode(self, tasks: Sequence[Task]) -> EncodedPlan:
+        plan = encode_plan(tasks, self.next_number, _number_of)
+        self.next_number += plan.count
+        self.plan_ends.add(self.next_number)
+        for chunk in plan:
+            self._reckon(chunk)
+        return plan
+
+    def _reckon(self, chunk: PlanChunk) -> None:
+        symbol_of = column(chunk.symbol_of, "H")
+        input_ends, inputs = column(chunk.input_ends, "I"), column(chunk.inputs, "Q")
+        config_ends = column(chunk.config_ends, "I")
+        for row in range(len(chunk.flags)):
+            number = chunk.first + row
+            own = inputs[input_ends[row - 1] if row else 0 : input_ends[row]].tolist()
+            config = chunk.configs[config_ends[row - 1] if row else 0 : config_ends[row]]
+            symbol = chunk.symbols[symbol_of[row]]
+            self._inputs[number] = own
+            self.expected[number] = expect(symbol, config, [self.expected[i] for i in own])
+            if symbol not in (ALIAS, UNKNOWN) and spec_of(symbol, config).outcome == REDIRECT:
+                self._redirecting.add(number)
+
+    def descends_from(self, number: int, ancestor: int) -> bool:
+        return ancestor in self._ancestors(number)
+
+    def has_redirection(self, number: int) -> bool:
+        return bool(self._ancestors(number) & self._redirecting)
+
+    def _ancestors(self, number: int) -> set[int]:
+        """With the task itself."""
+        found: set[int] = set()
+        ahead = [number]
+        while ahead:
+            task = ahead.pop()
+            if task not in found:
+                found.add(task)
+                ahead += self._inputs[task]
+        return found
+
+
+def _number_of(reference: Reference) -> int:
+    return reference.task_id

@@ -1,0 +1,145 @@
+"""One simulated run: who is there, how fast links are, what goes wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from random import Random
+from typing import Final
+
+from loom.messages import PeerAddress
+from loom.sim.client import SimClient
+from loom.sim.clock import Clock
+from loom.sim.faults import Faults
+from loom.sim.ledger import Ledger
+from loom.sim.network import End, Link, Owner, Speeds
+from loom.sim.server import SimServer
+from loom.sim.tasks import SimObject
+from loom.sim.worker import SimWorker, objects_of
+from loom.sim.workloads import Maker
+
+_LEAVE_S: Final = 100.0  # after the last session: links end, the largest objects arrive on the slowest links
+
+
+@dataclass(frozen=True)
+class Chances:
+    """What kind of run a seed makes."""
+
+    largest_plan: int
+    turn_s: float
+    split_frames: bool
+    slow_loop: bool
+    fetch_fails: float
+
+    def plan_size(self, rng: Random) -> int:
+        return rng.randint(1, rng.choice((5, 20, self.largest_plan)))
+
+
+class World:
+    """`faulty`: things go wrong for some seconds of virtual time."""
+
+    def __init__(self, seed: int, say: Callable[[str], None] | None = None) -> None:
+        self.rng = rng = Random(seed)
+        self.clock = Clock()
+        self._say = say
+        faulty = rng.random() < 0.8
+        self.max_cpus = rng.choice((1, 2, 4))
+        self.chances = Chances(
+            largest_plan=300 if rng.random() < 0.06 else 40,
+            turn_s=rng.choice((0.0, 0.0001, 0.01)),
+            split_frames=rng.random() < 0.4,
+            slow_loop=rng.random() < 0.5,
+            fetch_fails=rng.choice((0.0, 0.0, 0.2)) if faulty else 0.0,
+        )
+        self.maker = Maker(rng, self.max_cpus, rng.choice((0.0, 0.0, 0.05)), rng.choice((0.0, 0.1, 0.3)))
+        self._speeds = Speeds(
+            latency_s=rng.choice((0.0001, 0.001, 0.05)),
+            jitter_s=rng.choice((0.0, 0.0001, 0.1)),
+            bytes_per_s=rng.choice((1e5, 1e7, 1e9)),
+            high_water_bytes=rng.choice((500, 5_000, 1_000_000)),
+            notice_s=rng.choice((0.01, 3.0)),
+        )
+        self.server = SimServer(self)
+        self.ledger = Ledger(self.server.core)
+        self.workers: list[SimWorker] = []
+        self.clients: list[SimClient] = []
+        self._refused: dict[SimClient, float] = {}
+        for _ in range(rng.randint(1, 4)):
+            self.add_worker(rng.randint(1, self.max_cpus))
+        self.add_worker(self.max_cpus)
+        for number in range(rng.choice((1, 1, 2, 3))):
+            self.clients.append(SimClient(self, number + 1))
+        if faulty:
+            Faults(self, rng.random() * 4, rng.choice((0.02, 0.1, 0.5)))
+
+    # -- What the parts ask -------------------------------------------------------------------------------------------
+
+    def add_worker(self, cpus: int) -> None:
+        self.workers.append(SimWorker(self, len(self.workers) + 1, cpus))
+
+    def connect(self, role: str, owner: Owner) -> End:
+        link = Link(self.clock, self.rng, self._speeds, repr(owner), role, owner, self.server)
+        self.server.on_link(link.far, role)
+        return link.near
+
+    def refuse(self, client: SimClient, until: float) -> None:
+        self._refused[client] = until
+
+    def refuses(self, client: SimClient) -> bool:
+        return self.clock.now < self._refused.get(client, 0.0)
+
+    def turn_delay_s(self) -> float:
+        return self.rng.random() * self.chances.turn_s
+
+    def transfer(self, peer: PeerAddress, object_id: int, came: Callable[[SimObject | None], None]) -> None:
+        """Ask a worker for an object; every question is answered."""
+        delay_s = self._speeds.latency_s + self.rng.random() * self._speeds.jitter_s
+
+        def serve() -> None:
+            found = objects_of(self.workers[peer.port - 1], peer, object_id)
+            if self.rng.random() < self.chances.fetch_fails:
+                found = None
+            size_bytes = found.size_bytes if found is not None else 0
+            self.clock.after(delay_s + size_bytes / self._speeds.bytes_per_s, lambda: came(found))
+
+        self.clock.after(delay_s, serve)
+
+    def complete_sessions(self) -> set[int]:
+        """Sessions of whose plans nothing is still to come."""
+        complete = set()
+        for client in self.clients:
+            session = self.server.core.graph.sessions.get(client.session or 0)
+            if session is not None and session.next_number in client.reckoning.plan_ends:
+                complete.add(session.id)
+        return complete
+
+    def trace(self, who: object, what: object) -> None:
+        if self._say is not None:
+            for item in what if isinstance(what, list) else [what]:
+                self._say(f"{self.clock.now - 1000:.6f} {who}: {item}")
+
+    # -- The run ------------------------------------------------------------------------------------------------------
+
+    def run(self, within_s: float, most_events: int) -> None:
+        """Until every client is done and everything it left is gone; AssertionError where that does not come."""
+        clock, sessions = self.clock, self.server.core.graph.sessions
+        until = clock.now + within_s
+        last = clock.n_fired + most_events
+        while not all(client.over for client in self.clients) or sessions:
+            assert clock.fire_next(), f"nothing goes on, and these wait: {self._waiting()}"
+            assert clock.now < until, f"after {within_s} s these still wait: {self._waiting()}"
+            assert clock.n_fired < last, f"after {most_events} events these still wait: {self._waiting()}"
+        until = clock.now + _LEAVE_S
+        while clock.now < until and clock.fire_next():
+            assert clock.n_fired < last, f"after {most_events} events something is still going on"
+        self.ledger.check_nothing_left([worker for worker in self.workers if worker.alive])
+
+    def _waiting(self) -> str:
+        lines = []
+        for client in self.clients:
+            if not client.over:
+                unfinished = [n for n, future in client.futures.items() if not future.over]
+                lines.append(f"{client} (session {client.session}) for {unfinished or 'fetches'}")
+        for session in self.server.core.graph.sessions.values():
+            lines += [repr(node) for node in session.nodes() if node.state < 3][:20]
+        return "\n  ".join(["", *lines])

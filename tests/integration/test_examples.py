@@ -1,0 +1,46 @@
+"""The examples, run as a user runs them: a process each, from any directory."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+def _output_of(name: str, *arguments: str, directory: Path) -> list[str]:
+    """Lines on standard output; nothing may be said on standard error."""
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / name, *arguments], cwd=directory, capture_output=True, text=True, timeout=50
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout.splitlines()
+
+
+def test_hello(tmp_path: Path) -> None:
+    assert _output_of("hello.py", directory=tmp_path) == ["b'Hello world!'"]
+
+
+def test_identifiers(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    for number in range(40):  # two levels of sums
+        (source / f"m{number}.py").write_text(f'"""Doc of it."""\nif it: it = "it"  # it\nonly_{number} = 0x1F\n')
+    (source / "empty.py").touch()
+    (source / "names.py").write_text("# none\n")
+    lines = _output_of("identifiers.py", str(source), directory=tmp_path)
+    assert "in 41 files" in lines[0]
+    assert any(line.startswith("The 15 most used of 41 identifiers") for line in lines)
+    assert re.findall(r"\w+", next(line for line in lines if " it " in line)) == ["it", "80"]
+    assert re.fullmatch(r"41 files, \d+ tasks, \d+\.\d s", lines[-1])
+
+
+def test_cross_validation(tmp_path: Path) -> None:
+    *folds, mean = _output_of("cross_validation.py", directory=tmp_path)
+    assert [line.split(":")[0] for line in folds] == [f"fold {number}" for number in range(10)]
+    assert float(mean.removeprefix("mean:")) > 0.9
+
+
+def test_every_example_is_run_here() -> None:
+    run = Path(__file__).read_text()
+    assert [path.name for path in EXAMPLES.glob("*.py") if f'"{path.name}"' not in run] == []
