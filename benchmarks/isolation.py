@@ -48,8 +48,8 @@ def rows_of(workload: str, options: Options) -> Iterator[Row]:
 
 
 def _run(workload: str, options: Options, sending: Connection) -> None:
-    end_with_parent()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that clusters are taken down
+    end_with_parent()
     try:
         WORKLOADS[workload](Bench(workload, options, sending.send))
     except Exception as error:

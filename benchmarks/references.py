@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import socket
 import struct
 import subprocess
@@ -29,7 +30,7 @@ def end_with_parent() -> None:
 
     def watch() -> None:
         wait_for_any([sentinel])
-        os._exit(1)
+        os.kill(os.getpid(), signal.SIGTERM)  # a handler may tidy up
 
     threading.Thread(target=watch, daemon=True).start()
 

@@ -80,10 +80,12 @@ class Cluster:
         self.processes = Processes()
         self.workers: list[subprocess.Popen[bytes]] = []
         self._logs = 0
+        self._worker_logs: list[Path] = []
         self.server, self.server_log = self.start("server", "-p", str(port))
         self.port = listening_port(self.server, self.server_log)
         for _ in range(n_workers):
-            self.add_worker(cpus)
+            self._start_worker(cpus)
+        self._await_connections()
 
     def start(self, what: str, *arguments: str) -> tuple[subprocess.Popen[bytes], Path]:
         """A process of `loom.cli`, and where its log is."""
@@ -99,10 +101,20 @@ class Cluster:
         return self.directory / "wdir"
 
     def add_worker(self, cpus: int = 1) -> subprocess.Popen[bytes]:
-        arguments = ("--cpus", str(cpus), "--wdir", str(self.wdir), "127.0.0.1", str(self.port))
-        worker, _ = self.start("worker", *arguments)
-        self.workers.append(worker)
+        worker = self._start_worker(cpus)
+        self._await_connections()
         return worker
+
+    def _start_worker(self, cpus: int) -> subprocess.Popen[bytes]:
+        arguments = ("--cpus", str(cpus), "--wdir", str(self.wdir), "127.0.0.1", str(self.port))
+        worker, log = self.start("worker", *arguments)
+        self.workers.append(worker)
+        self._worker_logs.append(log)
+        return worker
+
+    def _await_connections(self) -> None:
+        """Until every worker has connected once: its signals are handled by then."""
+        eventually(lambda: all("connected to" in log.read_text() for log in self._worker_logs), what=self.log())
 
     def client(self) -> Client:
         """A client, once all the workers are there."""

@@ -1,11 +1,14 @@
-"""The examples, run as a user runs them: a process each, from any directory."""
+"""The examples and what README.md shows, run as a user runs them: a process each, from any directory."""
 
 import re
 import subprocess
 import sys
 from pathlib import Path
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
+import pytest
+
+ROOT = Path(__file__).parents[2]
+EXAMPLES = ROOT / "examples"
 
 
 def _output_of(name: str, *arguments: str, directory: Path) -> list[str]:
@@ -15,6 +18,10 @@ def _output_of(name: str, *arguments: str, directory: Path) -> list[str]:
     )
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout.splitlines()
+
+
+def _readme_blocks() -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
 
 
 def test_hello(tmp_path: Path) -> None:
@@ -44,3 +51,16 @@ def test_cross_validation(tmp_path: Path) -> None:
 def test_every_example_is_run_here() -> None:
     run = Path(__file__).read_text()
     assert [path.name for path in EXAMPLES.glob("*.py") if f'"{path.name}"' not in run] == []
+
+
+@pytest.mark.parametrize("interactive", [False, True])
+@pytest.mark.parametrize("block", _readme_blocks())
+def test_readme(block: str, interactive: bool, tmp_path: Path) -> None:
+    """As a file, and pasted at the prompt, each prints what the comments behind `print` say."""
+    (tmp_path / "block.py").write_text(block)
+    command = [sys.executable, "-i", "-q"] if interactive else [sys.executable, "block.py"]
+    given = block + "\n" if interactive else ""
+    done = subprocess.run(command, input=given, cwd=tmp_path, capture_output=True, text=True, timeout=50)
+    assert done.returncode == 0, done.stderr
+    assert "Error" not in done.stderr
+    assert done.stdout.splitlines() == re.findall(r"print\(.*\)  # (.*)", block)

@@ -175,9 +175,9 @@ class TestOutputs:
 class TestNames:
     @pytest.mark.parametrize("name", ["/abs", "../up", "sub/../../up", "sub/..", "a//b", ""])
     def test_a_path_that_leaves_the_directory_is_refused(self, client: Client, name: str) -> None:
-        with pytest.raises(LoomError, match="^run: "):
+        with pytest.raises(LoomError, match=r"run: .*file name"):
             tasks.run("/bin/cat", [(tasks.const("x"), name)])
-        with pytest.raises(LoomError, match="^run: "):
+        with pytest.raises(LoomError, match=r"run: .*file name"):
             tasks.run("/bin/cat", outputs=(name,))
 
     def test_so_is_one_in_a_task_made_by_hand(self, client: Client) -> None:

@@ -6,6 +6,8 @@ present attempt crossed a cancellation on its way and is void: the worker drops 
 
 from __future__ import annotations
 
+from typing import Final
+
 from loom.core import states
 from loom.core.cluster import Worker
 from loom.core.columns import column, ids_column
@@ -31,7 +33,8 @@ from loom.messages import (
 )
 from loom.resources import Request
 
-_ALIAS_SYMBOL = "loom/base/same"  # a redirected task: its object is its input's
+_ALIAS_SYMBOL: Final = "loom/base/same"  # a redirected task: its object is its input's
+_PATIENCE_ATTEMPTS: Final = 16  # of a task, until inputs that cannot be brought to it are made again
 
 
 class Reports:
@@ -128,10 +131,21 @@ class Reports:
             self._scheduler.answered(worker, given, now)
 
     def _doubt(self, worker: Worker, node: Node) -> None:
-        """An input was not there. Where all were thought to be, this worker does not hold what it is thought to."""
-        if all(source.state == states.FINISHED and worker in source.holders() for source in node.inputs):
+        """An input was not there and could not be had: in the end it is made again, for nothing may go on for ever.
+
+        Where all were thought to be there, this worker does not hold what it is thought to. Else some other holder
+        could not be reached, which may pass.
+        """
+        if not all(source.state == states.FINISHED for source in node.inputs):
+            return
+        absent = [source for source in node.inputs if worker not in source.holders()]
+        if not absent:
             for source in node.inputs:
                 self._graph.lose_replica(source, worker)
+        elif node.attempt % _PATIENCE_ATTEMPTS == 0:
+            for source in absent:
+                for holder in source.holders():
+                    self._graph.lose_replica(source, holder)
 
 
 def _renumber(plan: PlanChunk, base: int, node: Node) -> PlanChunk:

@@ -29,6 +29,7 @@ from loom.core.worker_events import (
     Relay,
     RunInline,
     ServerLost,
+    Spoilt,
     Stop,
     StopProgram,
     TasksDone,
@@ -128,6 +129,8 @@ class WorkerCore:
                     self._on_executor_lost(event)
                 case ExecutorReady():
                     self.queues.executors[event.executor].alive = True
+                case Spoilt():
+                    self._on_spoilt(event.object)
                 case ServerLost():
                     self._on_server_lost()
         return self._flush()
@@ -400,6 +403,15 @@ class WorkerCore:
         self.fetching.pop(object_id, None)
         if object_id not in self.tasks:
             self._give_back_dependents(object_id)
+
+    def _on_spoilt(self, object_id: int) -> None:
+        """Give back what has not started and needs the object: from that the server learns that it is not here."""
+        if object_id not in self.held:
+            return
+        self._drop(object_id)
+        for task in list(self.tasks.values()):
+            if object_id in task.inputs:
+                self._give_back(task)
 
     # -- Giving back and cancelling -----------------------------------------------------------------------------------
 

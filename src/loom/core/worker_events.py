@@ -51,6 +51,12 @@ class FetchFailed(Struct, gc=False):
     object: int
 
 
+class Spoilt(Struct, gc=False):
+    """An object in the store is not what it was (a program has changed its file). The core drops it."""
+
+    object: int
+
+
 class ReadBackDone(Struct, gc=False):
     """Runs that the executor had not claimed."""
 
@@ -85,6 +91,7 @@ WorkerEvent = (
     | Redirected
     | Fetched
     | FetchFailed
+    | Spoilt
     | ReadBackDone
     | NotSent
     | ExecutorLost

@@ -45,6 +45,8 @@ if TYPE_CHECKING:
 
 _LOOK_S: Final = 0.02  # how often a script looks whether it can go on
 
+_SETTLE_S: Final = 80.0  # virtual: the largest object on the slowest link takes 20 s
+
 Wish = float | Callable[[], bool]  # what a script waits for: some time, or a condition
 
 
@@ -73,6 +75,7 @@ class SimClient:
         self.end: End | None = None
         self.over = False
         self.may_lose_session = False
+        self._reaches_workers = world.rng.random() < 0.7
         self._broken_at = -1e9
         self._closing = False
         self._fetching: set[int] = set()
@@ -229,7 +232,7 @@ class SimClient:
         def came(found: SimObject | None) -> None:
             if self.over:
                 return
-            if found is None:
+            if found is None or not self._reaches_workers:
                 self._add(FetchFailed(number, "not there"))
             else:
                 self._delivered(number, found)
@@ -270,17 +273,21 @@ class SimClient:
     def _live(self) -> Iterator[Wish]:
         rng = self.world.rng
         yield rng.random() * 0.2
-        for _ in range(rng.choice((1, 1, 2, 3))):
-            self._submit()
+        self._submit()
+        for _ in range(rng.choice((1, 3, 8))):
             yield rng.choice((0.0, 0.001, 0.05, 0.5))
-            if rng.random() < 0.4:
-                self._release(rng.sample(sorted(self.futures), rng.randint(0, len(self.futures))))
-            if rng.random() < 0.3:
-                self._stats_asked += 1
-                self._add(AskStats())
-            if rng.random() < 0.5:
-                yield self._all_over
-                self._fetch_some(rng.random())
+            match rng.choice(("submit", "release", "fetch", "wait", "ask")):
+                case "submit":
+                    self._submit()
+                case "release":
+                    self._release(rng.sample(sorted(self.futures), rng.randint(0, len(self.futures))))
+                case "fetch":
+                    self._fetch_some(rng.random())
+                case "wait":
+                    yield self._all_over
+                case "ask":
+                    self._stats_asked += 1
+                    self._add(AskStats())
         if rng.random() < 0.15:
             yield rng.random()
             if rng.random() < 0.5:
@@ -301,6 +308,11 @@ class SimClient:
         if self.world.rng.random() < 0.7:
             self._release(sorted(self.futures))
             yield lambda: not self.core.unacked
+            yield _SETTLE_S
+            yield self.world.is_settled
+            yield _SETTLE_S
+            assert self.session is not None
+            self.world.ledger.check_session_empty(self.session, self.world.workers)
 
     def _all_over(self) -> bool:
         return all(future.over for future in self.futures.values())

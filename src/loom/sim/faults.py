@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from loom.limits import SESSION_GRACE_S
@@ -13,24 +14,38 @@ _LONG_S: Final = 2 * SESSION_GRACE_S
 
 
 class Faults:
-    """Strikes at random times for `duration_s`; then a worker is there that can run anything."""
+    """Strikes at random times for `duration_s`; then a worker is there that can run anything.
+
+    Each run has some kinds of faults only: with all of them at once few situations last long enough to matter.
+    """
 
     def __init__(self, world: World, duration_s: float, mean_pause_s: float) -> None:
         self._world = world
         self._until = world.clock.now + duration_s
         self._mean_pause_s = mean_pause_s
         self._n_kills = 0
-        self._strikes = (
-            (4, self._kill_worker),
-            (2, self._add_worker),
-            (2, self._break_worker_link),
-            (4, self._break_client_link),
-            (2, self._stall_link),
-            (5, self._kill_executor),
-            (1, self._shut_client_out),
-            (1, self._vanish_client),
+        strikes = (
+            self._kill_worker,
+            self._add_worker,
+            self._break_worker_link,
+            self._break_client_link,
+            self._stall_link,
+            self._kill_executor,
+            self._spoil_object,
         )
+        self._strikes = [strike for strike in strikes if world.rng.random() < 0.6] or [self._kill_worker]
+        if world.rng.random() < 0.2:
+            self._once(self._shut_client_out)
+        if world.rng.random() < 0.2:
+            self._once(self._vanish_client)
         self._wait()
+
+    @property
+    def over(self) -> bool:
+        return self._world.clock.now >= self._until
+
+    def _once(self, strike: Callable[[], None]) -> None:
+        self._world.clock.after(self._world.rng.random() * 2, strike)
 
     def _wait(self) -> None:
         pause_s = self._world.rng.expovariate(1 / self._mean_pause_s)
@@ -38,11 +53,10 @@ class Faults:
 
     def _strike(self) -> None:
         world = self._world
-        if world.clock.now >= self._until:
+        if self.over:
             world.add_worker(world.max_cpus)
             return
-        weights = [weight for weight, _ in self._strikes]
-        _, strike = world.rng.choices(self._strikes, weights)[0]
+        strike = world.rng.choice(self._strikes)
         world.trace(self, strike.__name__)
         strike()
         self._wait()
@@ -62,19 +76,24 @@ class Faults:
         if sum(w.alive for w in world.workers) < 5:
             world.add_worker(world.rng.randint(1, world.max_cpus))
 
+    def _spoil_object(self) -> None:
+        alive = [w for w in self._world.workers if w.alive]
+        if alive:
+            self._world.rng.choice(alive).spoil_something()
+
     def _break_worker_link(self) -> None:
         ends = [w.end for w in self._world.workers if w.alive and w.end is not None]
         if ends:
             self._world.rng.choice(ends).link.break_off()
 
     def _break_client_link(self) -> None:
-        clients = [c for c in self._world.clients if not c.over and c.end is not None]
+        clients = [c for c in self._world.clients if not c.over and c.session is not None]
         if clients:
             self._world.rng.choice(clients).break_link()
 
     def _shut_client_out(self) -> None:
         """Longer than its session lives without a link, mostly."""
-        clients = [c for c in self._world.clients if not c.over and c.end is not None]
+        clients = [c for c in self._world.clients if not c.over and c.session is not None]
         if clients:
             client = self._world.rng.choice(clients)
             client.may_lose_session = True
@@ -83,7 +102,7 @@ class Faults:
 
     def _vanish_client(self) -> None:
         clients = [c for c in self._world.clients if not c.over]
-        if clients and self._world.rng.random() < 0.2:
+        if clients:
             self._world.rng.choice(clients).vanish()
 
     def _stall_link(self) -> None:

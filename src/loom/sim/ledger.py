@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 from loom.core.client import Undeliverable
 from loom.core.node import Node
 from loom.core.server import ServerCore
+from loom.ids import session_of
 
 if TYPE_CHECKING:
     from loom.sim.client import SimClient
@@ -40,6 +41,15 @@ class Ledger:
 
     def on_undeliverable(self, client: SimClient, effect: Undeliverable) -> None:
         raise AssertionError(f"{client} could not get result {effect.number}: {effect.reason}")
+
+    def check_session_empty(self, number: int, workers: list[SimWorker]) -> None:
+        """After all of a session's results have been released, some time ago."""
+        session = self._core.graph.sessions.get(number)
+        if session is not None:
+            assert not session.n_nodes, f"{session} has tasks left: {list(session.nodes())}"
+        for worker in workers:
+            left = [f"{i:#x}" for i in worker.store if worker.alive and session_of(i) == number]
+            assert not left, f"{worker} stores objects of a session that has released all: {left}"
 
     def check_nothing_left(self, workers: list[SimWorker]) -> None:
         """After all sessions have ended."""

@@ -25,6 +25,7 @@ from loom.core.worker_events import (
     Relay,
     RunInline,
     ServerLost,
+    Spoilt,
     Stop,
     StopProgram,
     TasksDone,
@@ -100,6 +101,11 @@ class SimWorker:
             self.end.abandon()
             self.end.link.break_off()
             self.end = None
+
+    def spoil_something(self) -> None:
+        """An object in the store is damaged; a program notices."""
+        if self.store:
+            self.post(Spoilt(self.world.rng.choice(sorted(self.store))))
 
     # -- The turn -----------------------------------------------------------------------------------------------------
 

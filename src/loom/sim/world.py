@@ -69,8 +69,7 @@ class World:
         self.add_worker(self.max_cpus)
         for number in range(rng.choice((1, 1, 2, 3))):
             self.clients.append(SimClient(self, number + 1))
-        if faulty:
-            Faults(self, rng.random() * 4, rng.choice((0.02, 0.1, 0.5)))
+        self._faults = Faults(self, rng.random() * 4, rng.choice((0.005, 0.02, 0.1, 0.5))) if faulty else None
 
     # -- What the parts ask -------------------------------------------------------------------------------------------
 
@@ -103,6 +102,10 @@ class World:
             self.clock.after(delay_s + size_bytes / self._speeds.bytes_per_s, lambda: came(found))
 
         self.clock.after(delay_s, serve)
+
+    def is_settled(self) -> bool:
+        """Nothing goes wrong any more."""
+        return self._faults is None or self._faults.over
 
     def complete_sessions(self) -> set[int]:
         """Sessions of whose plans nothing is still to come."""

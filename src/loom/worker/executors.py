@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import itertools
 import logging
 import os
@@ -15,7 +16,7 @@ from loom.data.buffers import FileSegment, Segment, StoredFile, cut_segment
 from loom.data.pack import rebuild
 from loom.executors.processes import ExecutorProcess
 from loom.ids import number_of
-from loom.limits import INLINE_RESULT_BYTES
+from loom.limits import INLINE_RESULT_BYTES, MAX_HANDOVER_FDS
 from loom.messages import (
     RESULT,
     ErrorResult,
@@ -95,13 +96,23 @@ class ExecutorPool:
         brought: list[int] = []  # functions that the process gets with this
         batch = []
         for task in group:
+            n_fds, n_brought = len(fds), len(brought)
+            try:
+                inputs = self._inputs(index, task, fds, brought)
+            except OSError as error:  # no more descriptors, or a file is gone
+                for descriptor in fds[n_fds:]:
+                    os.close(descriptor)
+                del fds[n_fds:]
+                self._known[index].difference_update(brought[n_brought:])
+                del brought[n_brought:]
+                self._post(Failed(task.id, task.attempt, f"the inputs could not be given to the function: {error}"))
+                continue
             serial = next(self._serials)
             given[serial] = task
             function = task.inputs[0] if task.inputs else 0
-            inputs = self._inputs(index, task, fds, brought)
             number = number_of(task.id)
             batch.append(ExecutorTask(serial, number, task.kind.symbol, task.config, function, inputs))
-        if self._processes[index].send(ExecutorBatch(batch), fds):
+        if not batch or self._processes[index].send(ExecutorBatch(batch), fds):
             return True
         for descriptor in fds:
             os.close(descriptor)
@@ -112,6 +123,7 @@ class ExecutorPool:
 
     def _inputs(self, index: int, task: Task, fds: list[int], brought: list[int]) -> list[bytes | int | ExecutorInput]:
         keep = task.kind.symbol in _FUNCTION_FIRST
+        first = len(fds)
         inputs: list[bytes | int | ExecutorInput] = []
         for object_id in task.inputs:
             if keep and object_id in self._known[index]:
@@ -122,7 +134,32 @@ class ExecutorPool:
                     self._known[index].add(object_id)
                     brought.append(object_id)
             keep = False
+        if len(fds) - first > MAX_HANDOVER_FDS:
+            self._put_together(inputs, fds, first)
         return inputs
+
+    @staticmethod
+    def _put_together(inputs: list[bytes | int | ExecutorInput], fds: list[int], first: int) -> None:
+        """More files than a message can carry: copy what they give to the task into one, which lives as long as it is
+        open.
+        """
+        together = os.memfd_create("loom-inputs", os.MFD_CLOEXEC)
+        fds.append(together)
+        end = 0
+        for given in inputs:
+            if isinstance(given, ExecutorInput):
+                parts = []
+                for place, offset, size_bytes in given.parts:
+                    parts.append((first, end, size_bytes))
+                    while size_bytes:
+                        copied = os.sendfile(together, fds[place], offset, size_bytes)
+                        if not copied:
+                            raise OSError(errno.EIO, "a file of the store is shorter than it was")
+                        offset, end, size_bytes = offset + copied, end + copied, size_bytes - copied
+                given.parts = parts
+        for descriptor in fds[first:-1]:
+            os.close(descriptor)
+        fds[first:] = [together]
 
     def _input(self, object_id: int, keep: bool, fds: list[int]) -> bytes | ExecutorInput:
         found = self._store.lookup(object_id)

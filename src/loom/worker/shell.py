@@ -14,7 +14,6 @@ import socket
 import time
 from typing import Final
 
-from loom.core.columns import ids_column
 from loom.core.worker import WorkerCore
 from loom.core.worker_events import (
     Done,
@@ -28,6 +27,7 @@ from loom.core.worker_events import (
     Relay,
     RunInline,
     ServerLost,
+    Spoilt,
     Stop,
     StopProgram,
     TasksDone,
@@ -42,7 +42,7 @@ from loom.data.pack import rebuild
 from loom.errors import ConnectError, KeyRefused, LoomError, VersionMismatch
 from loom.executors.programs import ProgramRunner
 from loom.limits import RECONNECT_PAUSE_MAX_S, RECONNECT_PAUSE_S
-from loom.messages import DropObjects, Message, RegisterWorker, RelayPiece, ServerToWorker
+from loom.messages import Message, RegisterWorker, RelayPiece, ServerToWorker
 from loom.net.link import Link, connect
 from loom.net.objects import ObjectFetcher, ObjectServer
 from loom.tasktypes.registry import TASK_TYPES
@@ -288,7 +288,7 @@ class WorkerShell:
         """A program has damaged an object of ours: whoever needs it must not get it from here."""
         task = self._core.tasks.get(task_id)
         if task is not None:
-            self._post(FromServer([DropObjects(ids_column([task.inputs[position]]))]))
+            self._post(Spoilt(task.inputs[position]))
 
     # -- Objects from other workers -----------------------------------------------------------------------------------
 

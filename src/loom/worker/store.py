@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, TypeAlias
 
 from loom.data.base import DataObject
 from loom.data.buffers import FileSegment, Segment, StoredFile, segment_size, total_size, write_segments
@@ -15,12 +15,15 @@ from loom.limits import MAX_HANDOVER_FDS, SMALL_OBJECT_BYTES
 _NO_LINK: Final = frozenset({errno.EXDEV, errno.ENOENT, errno.EPERM, errno.EMLINK, errno.EINVAL})
 
 
+_Large: TypeAlias = tuple[bytes, list[Segment]]  # header, and segments that all lie in few files
+
+
 class Store:
     """`directory` is the worker's own; files in it go with the last object that shares them."""
 
     def __init__(self, directory: str) -> None:
         self._directory = directory
-        self._objects: dict[int, bytes | DataObject] = {}
+        self._objects: dict[int, bytes | DataObject | _Large] = {}  # packed, small, large
         self._files = 0
 
     def __len__(self) -> int:
@@ -39,7 +42,11 @@ class Store:
 
     def put(self, object_id: int, value: DataObject) -> None:
         """Keep an object; large amounts of bytes in memory go to a file. OSError where there is no room for it."""
-        self._objects[object_id] = self._settle(value)
+        header, segments = describe(value)
+        if total_size(segments) <= SMALL_OBJECT_BYTES:
+            self._objects[object_id] = value
+        else:
+            self._objects[object_id] = header, self._settle(segments)
 
     def drop(self, object_id: int) -> None:
         self._objects.pop(object_id, None)
@@ -49,42 +56,33 @@ class Store:
 
     def get(self, object_id: int) -> DataObject:
         value = self._objects[object_id]
-        return from_packed(value) if isinstance(value, bytes) else value
+        if isinstance(value, bytes):
+            return from_packed(value)
+        return rebuild(*value) if isinstance(value, tuple) else value
 
-    def lookup(self, object_id: int) -> bytes | tuple[bytes, list[Segment]] | None:
+    def lookup(self, object_id: int) -> bytes | _Large | None:
         """The object as it travels: packed whole where it is small, else header and segments of files."""
         value = self._objects.get(object_id)
-        if value is None or isinstance(value, bytes):
-            return value
-        header, segments = describe(value)
-        if total_size(segments) <= SMALL_OBJECT_BYTES:
-            return to_packed(value)
-        return header, segments
+        return to_packed(value) if isinstance(value, DataObject) else value
 
-    def _settle(self, value: DataObject) -> DataObject:
-        """The same object with all its bytes in few files, unless it is small."""
-        header, segments = describe(value)
-        if total_size(segments) <= SMALL_OBJECT_BYTES:
-            return value
+    def _settle(self, segments: Sequence[Segment]) -> list[Segment]:
+        """The same bytes in few files: those in memory go to one file, and all of them where there are too many."""
         in_memory = [s for s in segments if not isinstance(s, FileSegment)]
         files = {id(s.file) for s in segments if isinstance(s, FileSegment)}
+        if len(files) + bool(in_memory) > MAX_HANDOVER_FDS:
+            return [self._write(segments)]
         if not in_memory:
-            if len(files) <= MAX_HANDOVER_FDS:
-                return value
-            return rebuild(header, [self._write(segments)])
-        if len(files) >= MAX_HANDOVER_FDS:
-            return rebuild(header, [self._write(segments)])
+            return list(segments)
         written = self._write(in_memory)
         settled: list[Segment] = []
         offset = 0
         for segment in segments:
-            if isinstance(segment, FileSegment):
-                settled.append(segment)
-            else:
+            if not isinstance(segment, FileSegment):
                 size = segment_size(segment)
-                settled.append(FileSegment(written.file, offset, size))
+                segment = FileSegment(written.file, offset, size)
                 offset += size
-        return rebuild(header, settled)
+            settled.append(segment)
+        return settled
 
     def _write(self, segments: Sequence[Segment]) -> FileSegment:
         stored = StoredFile(self.new_file(), total_size(segments))
@@ -105,7 +103,9 @@ class Store:
         path = self.new_file()
         try:
             try:
-                os.link(f"/proc/self/fd/{descriptor}", path, follow_symlinks=True)
+                # With a directory descriptor CPython calls linkat, which follows the link; without one, link, which
+                # does not. The path is absolute, so which directory it is does not matter.
+                os.link(f"/proc/self/fd/{descriptor}", path, src_dir_fd=descriptor, follow_symlinks=True)
             except OSError as error:
                 if error.errno not in _NO_LINK:
                     raise
