@@ -28,13 +28,13 @@ lint: $(READY)  ## Check style, types and import floors
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict
-	$(BIN)/lint-imports
+	$(BIN)/lint-imports --no-logo
 
 bench: $(READY)  ## Measure
 	$(BIN)/python -m benchmarks
 
 soak: $(READY)  ## Run the long tests that `make test` leaves out
-	$(BIN)/python -m pytest -m soak
+	$(BIN)/python -m pytest -m soak || test $$? -eq 5  # 5: there are none
 
 clean:  ## Remove caches and build products (.venv stays)
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

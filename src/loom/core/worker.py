@@ -411,6 +411,8 @@ class WorkerCore:
         self._drop(object_id)
         for task in list(self.tasks.values()):
             if object_id in task.inputs:
+                if task in self._inline:  # its turn was about to come
+                    task.state = ws.READY
                 self._give_back(task)
 
     # -- Giving back and cancelling -----------------------------------------------------------------------------------

@@ -133,13 +133,13 @@ def joined_view(segments: Sequence[Segment]) -> memoryview:
 
 
 class Cursor:
-    """Takes a payload from its front, piece by piece."""
+    """Takes a payload from the front of segment `first` on, piece by piece."""
 
     __slots__ = ("_next", "_offset", "_segments")
 
-    def __init__(self, segments: Sequence[Segment]) -> None:
+    def __init__(self, segments: Sequence[Segment], first: int = 0) -> None:
         self._segments = segments
-        self._next = 0
+        self._next = first
         self._offset = 0
 
     def take(self, n: int) -> list[Segment]:

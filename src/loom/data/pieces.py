@@ -1,10 +1,12 @@
 """Pieces: plain objects that lie one after the other in one payload, cut out only when asked for."""
 
 from array import array
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 from typing import Final, overload
 
-from loom.data.buffers import Cursor, Segment, cut_segment, join, joined_view, total_size
+from loom.data.buffers import Cursor, Segment, cut_segment, join, joined_view, segment_size, total_size
 from loom.data.plain import Plain
 from loom.limits import SMALL_OBJECT_BYTES
 
@@ -18,7 +20,7 @@ class Pieces(Sequence[Plain]):
     it does not fit.
     """
 
-    __slots__ = ("_positions", "ends", "segments", "size_bytes")
+    __slots__ = ("_positions", "_segment_ends", "ends", "segments", "size_bytes")
 
     def __init__(self, segments: list[Segment], ends: bytes | memoryview) -> None:
         if len(ends) % POSITION_BYTES:
@@ -26,6 +28,7 @@ class Pieces(Sequence[Plain]):
         self.segments = segments
         self.ends = ends
         self.size_bytes = total_size(segments)
+        self._segment_ends: list[int] | None = None  # found when the first piece is cut from several segments
         self._positions = memoryview(ends).cast("Q")
         if self._end(len(self)) != self.size_bytes:
             raise ValueError("the positions do not cover the payload")
@@ -80,8 +83,12 @@ class Pieces(Sequence[Plain]):
     def _cut(self, first: int, last: int) -> list[Segment]:
         if len(self.segments) == 1:
             return [cut_segment(self.segments[0], first, last)]
-        cursor = Cursor(self.segments)
-        cursor.take(first)
+        if self._segment_ends is None:
+            self._segment_ends = list(accumulate(map(segment_size, self.segments)))
+        at = bisect_right(self._segment_ends, first)
+        skipped = self._segment_ends[at - 1] if at else 0
+        cursor = Cursor(self.segments, at)
+        cursor.take(first - skipped)
         return cursor.take(last - first)
 
 

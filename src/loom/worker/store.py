@@ -73,15 +73,19 @@ class Store:
             return [self._write(segments)]
         if not in_memory:
             return list(segments)
-        written = self._write(in_memory)
+        file = self._write(in_memory).file
         settled: list[Segment] = []
-        offset = 0
-        for segment in segments:
+        written = offset = 0
+        for segment in segments:  # what follows on each other in memory does so in the file
             if not isinstance(segment, FileSegment):
-                size = segment_size(segment)
-                segment = FileSegment(written.file, offset, size)
-                offset += size
+                written += segment_size(segment)
+                continue
+            if written > offset:
+                settled.append(FileSegment(file, offset, written - offset))
+                offset = written
             settled.append(segment)
+        if written > offset:
+            settled.append(FileSegment(file, offset, written - offset))
         return settled
 
     def _write(self, segments: Sequence[Segment]) -> FileSegment:
