@@ -114,7 +114,7 @@ class Cluster:
 
     def _await_connections(self) -> None:
         """Until every worker has connected once: its signals are handled by then."""
-        eventually(lambda: all("connected to" in log.read_text() for log in self._worker_logs), what=self.log())
+        eventually(lambda: all("connected to" in log.read_text() for log in self._worker_logs), what="workers")
 
     def client(self) -> Client:
         """A client, once all the workers are there."""

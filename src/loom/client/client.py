@@ -224,6 +224,10 @@ class Client:
             if self._cluster is not None:
                 self._cluster.close()
 
+    def __del__(self) -> None:
+        if not getattr(self, "_closed", True) and hasattr(self, "_engine") and self._pid == os.getpid():
+            self._engine.abandon(self._cluster.close if self._cluster is not None else _nothing)
+
     def __enter__(self) -> Client:
         return self
 
@@ -260,6 +264,10 @@ class Client:
             if future._released:
                 raise LoomError(f"{future!r} was released or gathered: its result is gone")
         return [future.task_id for future in checked]
+
+
+def _nothing() -> None:
+    pass
 
 
 @atexit.register

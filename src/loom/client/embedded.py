@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from typing import Final
 
@@ -18,6 +19,9 @@ _BACKLOG: Final = 64
 _LEAVE_S: Final = 5.0  # how long the processes may take to end when asked to
 _SOON_S: Final = 3.0  # a worker that ends earlier than this after its start has a lasting reason
 _QUICK_ENDS: Final = 3  # so many in a row and it is not started again
+
+
+_clusters: weakref.WeakSet[EmbeddedCluster] = weakref.WeakSet()
 
 
 class EmbeddedCluster:
@@ -40,6 +44,7 @@ class EmbeddedCluster:
         finally:
             listening.close()
         self._worker = self._start_worker()
+        _clusters.add(self)
         for watch in (self._watch_server, self._watch_worker):
             threading.Thread(target=watch, name="loom-embedded", daemon=True).start()
 
@@ -69,6 +74,12 @@ class EmbeddedCluster:
             )
         )
 
+    def let_go(self) -> None:
+        """In a forked child: do not keep the processes alive when their client is gone."""
+        for process in (self._worker, self._server):
+            if process.stdin is not None and not process.stdin.closed:
+                process.stdin.close()
+
     def expect_end(self) -> None:
         """From now on the processes may end: nobody is alarmed, nothing is replaced."""
         with self._lock:
@@ -88,6 +99,14 @@ class EmbeddedCluster:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+
+def _let_go_of_all() -> None:
+    for cluster in list(_clusters):
+        cluster.let_go()
+
+
+os.register_at_fork(after_in_child=_let_go_of_all)
 
 
 def _start(what: str, *arguments: str, pass_fds: tuple[int, ...] = ()) -> subprocess.Popen[bytes]:

@@ -18,6 +18,7 @@ from loom.client.results import Results
 from loom.core.client import (
     ClientCore,
     ClientEvent,
+    Close,
     Closed,
     Connect,
     Connected,
@@ -73,6 +74,7 @@ class Engine:
         self.closed = threading.Event()
         self._end: LoomException = ClientClosed("the client is closed")  # why the session is over, once it is
         self._loop = asyncio.new_event_loop()
+        self._abandoned: Callable[[], None] | None = None
         self._thread = threading.Thread(target=self._run, name="loom-client", daemon=True)
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -118,6 +120,10 @@ class Engine:
         if not self.closed.is_set():  # the server did not answer: whoever waits must not wait on
             self._on_session_over("")
 
+    def abandon(self, afterwards: Callable[[], None]) -> None:
+        """The client was collected: end by yourself, then call `afterwards`. Only an assignment, for `__del__`."""
+        self._abandoned = afterwards
+
     # -- The thread ---------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
@@ -136,8 +142,15 @@ class Engine:
                 task.cancel()
             self._loop.run_until_complete(asyncio.sleep(0))
             self._loop.close()
+        if self._abandoned is not None:
+            self._abandoned()
 
     def _collect(self) -> None:
+        if self._abandoned is not None:
+            self._loop.call_later(_CLOSE_S, self._loop.stop)
+            self._commands.append(Close(terminate=False))
+            self._turn()
+            return
         if self._collected:
             self._turn()
         self._loop.call_later(_COLLECT_S, self._collect)
@@ -245,6 +258,8 @@ class Engine:
             self._opened.set_exception(self._first_error or ConnectError(reason))
         self._refuse_stats()
         self._results.broken(self._end)
+        if self._abandoned is not None:
+            self._loop.stop()
 
     # -- Objects ------------------------------------------------------------------------------------------------------
 

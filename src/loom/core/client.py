@@ -39,7 +39,7 @@ from loom.messages import (
 )
 
 _DIRECT_TRIES: Final = 2  # holders asked directly before the object is relayed by the server
-_RELAY_TRIES: Final = 5
+_RELAY_TRIES: Final = 50  # each ends with a lost worker or an object that is made again: that passes
 
 
 # -- Events -----------------------------------------------------------------------------------------------------------
@@ -189,10 +189,11 @@ class _Fetching:
 
 
 class ClientCore:
-    """`token` is the session's secret: random, from the shell."""
+    """`token` is the session's secret: random, from the shell. `credit_bytes` is how much may come inline."""
 
-    def __init__(self, token: bytes) -> None:
+    def __init__(self, token: bytes, credit_bytes: int = CLIENT_CREDIT_BYTES) -> None:
         self.token = token
+        self.credit_bytes = credit_bytes
         self.session: int | None = None
         self.connected = False
         self.attached = False  # the session is open on the present link
@@ -299,9 +300,9 @@ class ClientCore:
     def _on_connected(self) -> None:
         self.connected = True
         if self.session is None:
-            self._to_server.append(OpenSession(self.token, CLIENT_CREDIT_BYTES))
+            self._to_server.append(OpenSession(self.token, self.credit_bytes))
         else:
-            credit_bytes = max(0, CLIENT_CREDIT_BYTES - sum(self.inlined.values()))
+            credit_bytes = max(0, self.credit_bytes - sum(self.inlined.values()))
             for command in self.unacked:
                 if isinstance(command, Release):  # what it frees is in the figure above
                     command.credit_bytes = 0

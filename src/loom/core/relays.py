@@ -14,7 +14,6 @@ from loom.messages import RelayedObject, RelayObject, RelayPiece
 
 if TYPE_CHECKING:
     from loom.core.cluster import Worker
-    from loom.core.graph import Graph
     from loom.core.outbox import Outbox
     from loom.core.session import Session
 
@@ -32,8 +31,7 @@ class _Relay:
 
 
 class Relays:
-    def __init__(self, graph: Graph, outbox: Outbox) -> None:
-        self._graph = graph
+    def __init__(self, outbox: Outbox) -> None:
         self._outbox = outbox
         self._relays: dict[int, _Relay] = {}  # by object
 
@@ -60,9 +58,6 @@ class Relays:
         number = number_of(piece.object)
         if piece.last:
             del self._relays[piece.object]
-            node = relay.session.find(number)
-            if piece.error and node is not None and node.state == states.FINISHED:
-                self._graph.lose_replica(node, worker)
         if not relay.void:
             link = relay.session.link
             assert link is not None

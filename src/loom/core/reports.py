@@ -63,6 +63,8 @@ class Reports:
             case TasksGivenBack():
                 self._on_tasks_given_back(worker, message, now)
             case RelayPiece():
+                if message.error:
+                    self._on_object_missing(worker, message.object)
                 self._relays.on_piece(worker, message)
             case _:
                 raise ProtocolError(f"a worker sent {type(message).__name__}")
@@ -113,6 +115,11 @@ class Reports:
             self._graph.to_drop.append((worker, object_id))
         # else the worker makes the object itself now, and knows that this copy is void
 
+    def _on_object_missing(self, worker: Worker, object_id: int) -> None:
+        node = self._find(object_id)
+        if node is not None and node.state == states.FINISHED and worker in node.holders():
+            self._graph.lose_replica(node, worker)
+
     def _on_tasks_given_back(self, worker: Worker, message: TasksGivenBack, now: float) -> None:
         tasks, attempts = column(message.tasks, "Q"), column(message.attempts, "Q")
         if len(tasks) != len(attempts):
@@ -131,21 +138,12 @@ class Reports:
             self._scheduler.answered(worker, given, now)
 
     def _doubt(self, worker: Worker, node: Node) -> None:
-        """An input was not there and could not be had: in the end it is made again, for nothing may go on for ever.
-
-        Where all were thought to be there, this worker does not hold what it is thought to. Else some other holder
-        could not be reached, which may pass.
-        """
-        if not all(source.state == states.FINISHED for source in node.inputs):
-            return
-        absent = [source for source in node.inputs if worker not in source.holders()]
-        if not absent:
+        """An input could not be brought to the worker. That may pass; if not, it is made again in the end."""
+        if node.attempt % _PATIENCE_ATTEMPTS == 0:
             for source in node.inputs:
-                self._graph.lose_replica(source, worker)
-        elif node.attempt % _PATIENCE_ATTEMPTS == 0:
-            for source in absent:
-                for holder in source.holders():
-                    self._graph.lose_replica(source, holder)
+                if source.state == states.FINISHED and worker not in source.holders():
+                    for holder in source.holders():
+                        self._graph.lose_replica(source, holder)
 
 
 def _renumber(plan: PlanChunk, base: int, node: Node) -> PlanChunk:

@@ -71,7 +71,7 @@ class ServerCore:
         self.scheduler = Scheduler(self.graph)
         self.workers: dict[int, Worker] = {}
         self.outbox = Outbox()
-        self.relays = Relays(self.graph, self.outbox)
+        self.relays = Relays(self.outbox)
         self.dying: list[Session] = []  # closed sessions, taken apart in steps
         self.peers: dict[int, Session | Worker | str] = {}  # by link; the role until the first message came
         self._kinds = Kinds()

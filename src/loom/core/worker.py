@@ -54,6 +54,7 @@ from loom.messages import (
     PeerAddress,
     RecallTasks,
     RelayObject,
+    RelayPiece,
     RunTask,
     RunTasks,
     StopWorker,
@@ -190,6 +191,10 @@ class WorkerCore:
         ids = ids_column(t.id for t in given)
         self._report(TasksGivenBack(ids, ids_column(t.attempt for t in given), answer))
 
+    def _report_missing(self, object_id: int) -> None:
+        """Tell the server that an object is not here (nobody need have asked for it)."""
+        self._report(RelayPiece(object_id, b"", b"", True, "the worker does not have the object"))
+
     # -- What the server says -----------------------------------------------------------------------------------------
 
     def _on_server_message(self, message: Message) -> None:
@@ -276,6 +281,9 @@ class WorkerCore:
             for object_id in missing:
                 self.awaited.setdefault(object_id, []).append(task)
         else:
+            for object_id in missing:
+                if object_id not in self.fetching and object_id not in self.tasks:
+                    self._report_missing(object_id)
             self._give_back(task)
 
     def _make_ready(self, task: Task) -> None:
@@ -405,10 +413,11 @@ class WorkerCore:
             self._give_back_dependents(object_id)
 
     def _on_spoilt(self, object_id: int) -> None:
-        """Give back what has not started and needs the object: from that the server learns that it is not here."""
+        """Give back what has not started and needs the object."""
         if object_id not in self.held:
             return
         self._drop(object_id)
+        self._report_missing(object_id)
         for task in list(self.tasks.values()):
             if object_id in task.inputs:
                 if task in self._inline:  # its turn was about to come

@@ -32,7 +32,7 @@ from loom.core.client import (
     Undeliverable,
 )
 from loom.ids import SERVER_MADE, number_of, session_of, task_id
-from loom.limits import SESSION_GRACE_S
+from loom.limits import CLIENT_CREDIT_BYTES, SESSION_GRACE_S
 from loom.messages import FailedResult, Message, ReadyResult
 from loom.sim.network import End
 from loom.sim.plans import Reckoning, cut_chunk
@@ -51,11 +51,12 @@ Wish = float | Callable[[], bool]  # what a script waits for: some time, or a co
 
 
 class SimFuture(Reference):
-    __slots__ = ("error", "ready", "value")
+    __slots__ = ("error", "inlined", "ready", "value")
 
     def __init__(self, number: int) -> None:
         self.task_id = number
         self.ready = False
+        self.inlined = False
         self.value: SimObject | None = None
         self.error = ""
 
@@ -68,7 +69,7 @@ class SimClient:
     def __init__(self, world: World, number: int) -> None:
         self.world = world
         self.number = number
-        self.core = ClientCore(b"token %d" % number)
+        self.core = ClientCore(b"token %d" % number, world.rng.choice((0, 50, CLIENT_CREDIT_BYTES)))
         self.reckoning = Reckoning()
         self.futures: dict[int, SimFuture] = {}  # live ones
         self.session: int | None = None
@@ -199,15 +200,17 @@ class SimClient:
         assert not future.error, f"{self} got result {result.number} after it had failed"
         future.ready = True
         if result.packed is not None:
+            future.inlined = True
             self._keep(future, unpack(result.packed))
 
     def _on_failed(self, failed: FailedResult) -> None:
         future = self.futures.get(failed.number)
         if future is None:
             return
-        assert future.value is None, f"{self} has result {failed.number}, which failed later: {failed.error}"
+        assert not future.inlined, f"{self} has result {failed.number}, which failed later: {failed.error}"
         assert self._may_fail(failed), f"{self} was told that result {failed.number} failed: {failed}"
         future.ready = False
+        future.value = None  # fetched, lost at its worker, and not to be had again
         future.error = failed.error
 
     def _may_fail(self, failed: FailedResult) -> bool:

@@ -45,7 +45,7 @@ class World:
         faulty = rng.random() < 0.8
         self.max_cpus = rng.choice((1, 2, 4))
         self.chances = Chances(
-            largest_plan=300 if rng.random() < 0.06 else 40,
+            largest_plan=300 if rng.random() < 0.03 else 40,
             turn_s=rng.choice((0.0, 0.0001, 0.01)),
             split_frames=rng.random() < 0.4,
             slow_loop=rng.random() < 0.5,

@@ -5,7 +5,9 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import stat
 import tempfile
+import time
 from pathlib import Path
 from typing import Final
 
@@ -13,6 +15,8 @@ from loom.errors import LoomError
 from loom.limits import MIB
 
 _PREFIX: Final = "loom-worker-"
+_DRAFT_PREFIX: Final = ".loom-worker-"
+_DRAFT_S: Final = 3600.0  # one that is older was left by a worker that was killed in that moment
 _LOCK: Final = ".lock"
 _SHM: Final = "/dev/shm"
 _LEAST_FREE_BYTES: Final = 256 * MIB  # of tmpfs, to use it unasked
@@ -30,9 +34,12 @@ class WorkDirectory:
             if base:
                 os.makedirs(parent, exist_ok=True)
             _sweep(parent)
-            self.path = tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=parent)
-            self._lock = os.open(f"{self.path}/{_LOCK}", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+            # Under its own name it is locked from the first moment, so that no worker that starts now sweeps it.
+            draft = tempfile.mkdtemp(prefix=_DRAFT_PREFIX, dir=parent)
+            self._lock = os.open(f"{draft}/{_LOCK}", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
             fcntl.flock(self._lock, fcntl.LOCK_EX)
+            self.path = f"{parent}/{_PREFIX}{os.getpid()}-{draft.rpartition('-')[2]}"
+            os.rename(draft, self.path)
             self.store = self._make("store")
             self.runs = self._make("run")
         except OSError as error:
@@ -63,9 +70,12 @@ def _default_base() -> str:
 
 def _sweep(parent: str) -> None:
     """Remove directories of dead workers of this user."""
-    for directory in Path(parent).glob(f"{_PREFIX}*"):
+    for directory in (*Path(parent).glob(f"{_PREFIX}*"), *Path(parent).glob(f"{_DRAFT_PREFIX}*")):
         try:
-            if directory.is_symlink() or directory.stat().st_uid != os.getuid():
+            status = directory.lstat()
+            if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
+                continue
+            if directory.name.startswith(_DRAFT_PREFIX) and time.time() - status.st_mtime < _DRAFT_S:
                 continue
             lock = os.open(directory / _LOCK, os.O_RDWR | os.O_CLOEXEC)
         except OSError:  # not ours, just being made, or gone already
