@@ -303,12 +303,13 @@ class TaskKind(Message):
 
 
 class RunTask(Message):
-    """`inputs` are positional object ids."""
+    """`inputs` are positional object ids; `consumers` is how many tasks will take the object, wherever they run."""
 
     task: Id
     attempt: Id
     kind: Id
     flags: Count
+    consumers: Count
     config: bytes
     inputs: list[Id]
 

@@ -42,10 +42,11 @@ class Send(Struct, gc=False):
 
 
 class CloseLink(Struct, gc=False):
-    """The peer broke the protocol or said goodbye; sent messages go out first."""
+    """The peer said goodbye, or is at fault (it broke the protocol); sent messages go out first."""
 
     link: int
     reason: str
+    at_fault: bool = False
 
 
 class Shutdown(Struct, gc=False):

@@ -15,7 +15,7 @@ from loom.core import states
 from loom.core.cluster import Worker
 from loom.core.columns import column
 from loom.core.kinds import Kind
-from loom.core.node import INLINED, LISTED, RECALLED, WANTED, Chunk, Node
+from loom.core.node import INLINED, LISTED, RECALLED, REPEATS, WANTED, Chunk, Node
 from loom.core.session import Failure, Session
 from loom.errors import ProtocolError
 from loom.limits import MAX_CHUNK_TASKS
@@ -71,6 +71,8 @@ class Graph:
             node = Node(session, number, chunk, kinds[key], inputs, consumers[row])
             if flags[row] & RESULT:
                 node.flags = WANTED
+            if len(inputs) != len(own):
+                node.flags |= REPEATS
             session.put(node)
             self._connect(node, plan.plan_first)
             number += 1

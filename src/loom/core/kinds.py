@@ -56,13 +56,10 @@ class Kind:
         self.cpus = request.cpus
         self.durations = Durations()
         self.estimate_us = 0
-        self._estimate()
+        self.estimate()
 
-    def measured(self, duration_us: int) -> None:
-        self.durations.add(duration_us)
-        self._estimate()
-
-    def _estimate(self) -> None:
+    def estimate(self) -> None:
+        """Draw the conclusion from `durations`: once a batch of measurements, not for each."""
         if self.cpus:
             self.estimate_us = self.durations.estimate_us(WORKER_WINDOW_US, LEAST_TASK_US)
         else:  # built-ins: short until shown otherwise

@@ -8,7 +8,7 @@ from loom.core import states
 from loom.core.cluster import Worker
 from loom.core.columns import ids_column
 from loom.core.graph import Graph
-from loom.core.node import INLINED, WANTED, Node
+from loom.core.node import INLINED, REPEATS, WANTED, Node
 from loom.core.outbox import Outbox
 from loom.core.session import Session
 from loom.ids import NUMBER_BITS
@@ -75,9 +75,10 @@ def run_tasks(worker: Worker, nodes: list[Node]) -> RunTasks:
             holders = source.holders()[:MAX_LOCATIONS]
             missing[base | source.number] = ObjectAt(base | source.number, source.size_bytes, [h.id for h in holders])
             _introduce(holders, worker.peers_told, peers)
-        ids = [base | inputs[0].number] if len(inputs) == 1 and _takes_once(node) else node.input_ids()
+        ids = node.input_ids() if node.flags & REPEATS else [base | source.number for source in inputs]
         flags = RESULT if node.flags & WANTED else 0
-        tasks.append(RunTask(base | node.number, node.attempt, kind.number, flags, node.config(), ids))
+        number = base | node.number
+        tasks.append(RunTask(number, node.attempt, kind.number, flags, node.n_pending, node.config(), ids))
     return RunTasks(kinds, peers, list(missing.values()), tasks)
 
 
@@ -127,9 +128,3 @@ def _introduce(holders: list[Worker], told: set[int], peers: list[PeerAddress]) 
         if holder.id not in told:
             told.add(holder.id)
             peers.append(holder.address)
-
-
-def _takes_once(node: Node) -> bool:
-    chunk = node.chunk
-    row = node.number - chunk.first
-    return chunk.input_ends[row] - (chunk.input_ends[row - 1] if row else 0) == 1

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 WANTED: Final = 1  # a live future stands for it
 INLINED: Final = 2  # its client has the object itself
 RECALLED: Final = 4  # its worker has been asked to give it back, or will do so unasked
+REPEATS: Final = 16  # some input stands at several positions
 LISTED: Final = 8  # stopped waiting before its inputs came: it may still stand in their `consumers`
 
 

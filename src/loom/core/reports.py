@@ -12,7 +12,7 @@ from loom.core import states
 from loom.core.cluster import Worker
 from loom.core.columns import column, ids_column
 from loom.core.graph import Graph
-from loom.core.kinds import Kinds
+from loom.core.kinds import Kind, Kinds
 from loom.core.node import RECALLED, Node
 from loom.core.relays import Relays
 from loom.core.schedule import Scheduler
@@ -65,7 +65,8 @@ class Reports:
             case RelayPiece():
                 if message.error:
                     self._on_object_missing(worker, message.object)
-                self._relays.on_piece(worker, message)
+                if message.last or not message.error:
+                    self._relays.on_piece(worker, message)
             case _:
                 raise ProtocolError(f"a worker sent {type(message).__name__}")
 
@@ -82,14 +83,18 @@ class Reports:
 
     def _on_tasks_finished(self, worker: Worker, tasks: list[FinishedTask]) -> None:
         finish = self._graph.finish
+        measured: dict[Kind, None] = {}
         for done in tasks:
             node = self._running(worker, done.task, done.attempt)
             if node is None:
                 continue
             if node.n_unmet and not node.flags & RECALLED:
                 raise ProtocolError(f"task {done.task} finished before its inputs")
-            node.kind.measured(done.duration_us)
+            node.kind.durations.add(done.duration_us)
+            measured[node.kind] = None
             finish(node, done.size_bytes, done.packed)
+        for kind in measured:
+            kind.estimate()
 
     def _on_task_redirected(self, worker: Worker, message: TaskRedirected) -> None:
         node = self._running(worker, message.task, message.attempt)

@@ -21,6 +21,7 @@ _EVERYWHERE: Final = 8  # an object with more replicas than this says nothing ab
 _ASK_AGAIN_S: Final = 0.005  # pause before asking a worker for work again, doubled each time it had none
 _ASK_AGAIN_MAX_S: Final = 0.2
 _WORTH_MOVING_US: Final = 1_000  # a backlog shorter than this is gone before the answer comes
+_RATHER_WAIT_BYTES: Final = 1 << 20  # a task waits for a core where so much of an input is, even if others are idle
 
 
 class Scheduler:
@@ -30,6 +31,7 @@ class Scheduler:
         self._graph = graph
         self.workers: dict[int, Worker] = {}
         self.room: dict[Worker, None] = {}  # workers with room, in turn
+        self._idle: dict[Worker, None] = {}  # workers that had a free core when last looked at
         self.assigned: dict[Worker, list[Node]] = {}
         self.to_ask: list[tuple[Worker, int]] = []  # workers to ask for tasks back, and how many
         self.ask_again_at: float | None = None
@@ -41,6 +43,7 @@ class Scheduler:
     def remove_worker(self, worker: Worker) -> None:
         del self.workers[worker.id]
         self.room.pop(worker, None)
+        self._idle.pop(worker, None)
         self._graph.touched.pop(worker, None)
 
     def run(self, now: float) -> None:
@@ -72,6 +75,8 @@ class Scheduler:
                     break
             if worker.open:
                 self.room[worker] = None
+                if worker.idle:
+                    self._idle[worker] = None
             else:
                 self.room.pop(worker, None)
 
@@ -119,10 +124,49 @@ class Scheduler:
         return placed and limit_us is not None
 
     def _choose(self, node: Node) -> Worker | None:
+        best = self._choose_holder(node) if node.inputs else None
+        if self._idle and (best is None or _keeps_waiting(best)):
+            best = self._idle_for(node) or best
+        if best is None:
+            room = self.room
+            for worker in room:
+                if worker.can_take(node.kind):
+                    best = worker
+                    break
+            else:
+                return None
+            del room[best]
+            room[best] = None
+        return best
+
+    def _idle_for(self, node: Node) -> Worker | None:
+        """A worker with as many free cores as the task asks for; they take turns.
+
+        None also where so much would have to be moved there that the task had better wait.
+        """
+        cpus = node.kind.cpus
+        if not cpus or any(source.size_bytes >= _RATHER_WAIT_BYTES for source in node.inputs):
+            return None
+        idle = self._idle
+        for _ in range(len(idle)):
+            worker = next(iter(idle))
+            del idle[worker]
+            if worker.idle:
+                idle[worker] = None
+                if worker.busy_cpus + cpus <= worker.cpus:
+                    return worker
+        return None
+
+    def _choose_holder(self, node: Node) -> Worker | None:
+        """The worker with room that holds most of the inputs' bytes; of equal ones the least loaded."""
         room = self.room
         kind = node.kind
         best: Worker | None = None
-        if node.inputs:
+        if len(node.inputs) == 1:
+            for holder in node.inputs[0].holders()[: _EVERYWHERE + 1]:
+                if holder in room and (best is None or holder.backlog_us < best.backlog_us) and holder.can_take(kind):
+                    best = holder
+        else:
             held: dict[Worker, int] = {}
             for source in node.inputs:
                 worker, replicas = source.worker, source.replicas
@@ -137,15 +181,6 @@ class Scheduler:
                     if best is not None and held_bytes == most and best.backlog_us <= worker.backlog_us:
                         continue
                     best, most = worker, held_bytes
-        if best is None:
-            for worker in room:
-                if worker.can_take(kind):
-                    best = worker
-                    break
-            else:
-                return None
-            del room[best]
-            room[best] = None
         return best
 
     # -- Balance ------------------------------------------------------------------------------------------------------
@@ -180,6 +215,11 @@ class Scheduler:
         worker.asked = False
         worker.nothing_to_give = 0 if n_given else worker.nothing_to_give + 1
         worker.ask_after = now + min(_ASK_AGAIN_S * 2**worker.nothing_to_give, _ASK_AGAIN_MAX_S)
+
+
+def _keeps_waiting(worker: Worker) -> bool:
+    """Whether a task sent there now will not start soon."""
+    return worker.busy_cpus >= worker.cpus and worker.backlog_us > _WORTH_MOVING_US * worker.cpus
 
 
 def _used(session: Session) -> int:

@@ -142,7 +142,7 @@ class ServerCore:
                 self._cut(link, str(error))
 
     def _cut(self, link: int, reason: str) -> None:
-        self._effects.append(CloseLink(link, reason))
+        self._effects.append(CloseLink(link, reason, at_fault=True))
         peer = self.peers.get(link)
         if isinstance(peer, Session):
             self._end_session(peer)  # what it said cannot be trusted: no resuming

@@ -42,6 +42,7 @@ from loom.errors import ProtocolError
 from loom.ids import session_of
 from loom.limits import INLINE_TASK_BYTES
 from loom.messages import (
+    RESULT,
     CancelTasks,
     DropObjects,
     FailedTask,
@@ -66,6 +67,8 @@ from loom.messages import (
 )
 
 _NO_SUCH_TYPE: Final = "unknown task type {!r}: no worker has it (own types are loaded with --load)"
+_QUIET_S: Final = 0.001  # a frame of its own for every hop of a chain would cost both sides some 50 us a hop
+_QUIET_TASKS: Final = 256
 
 
 class _Fetching:
@@ -100,6 +103,8 @@ class WorkerCore:
         self._fetches: dict[int, list[int]] = {}
         self._arrived: list[int] = []
         self._dropped: list[int] = []
+        self._urgent = False  # something that has finished concerns others
+        self._quiet_until: float | None = None  # when finishes that concern nobody else are reported
         self._now = 0.0
 
     # -- The turn -----------------------------------------------------------------------------------------------------
@@ -137,7 +142,10 @@ class WorkerCore:
         return self._flush()
 
     def next_deadline(self) -> float | None:
-        return self.queues.next_deadline()
+        deadline = self.queues.next_deadline()
+        if self._quiet_until is None:
+            return deadline
+        return self._quiet_until if deadline is None else min(deadline, self._quiet_until)
 
     def expects(self, task: int, attempt: int) -> bool:
         """Whether a result of this attempt is still wanted; the shell keeps the object only then."""
@@ -146,7 +154,8 @@ class WorkerCore:
 
     def unsaid(self) -> tuple[object, ...]:
         """What waits to become an effect: empty between steps."""
-        told = (self._effects, self._inline, self._finished, self._reports, self._given)
+        finished = self._finished if self._quiet_until is None else []
+        told = (self._effects, self._inline, finished, self._reports, self._given)
         return (*told, self._fetches, self._arrived, self._dropped)
 
     def _flush(self) -> list[WorkerEffect]:
@@ -156,7 +165,8 @@ class WorkerCore:
             if gone:
                 effects.append(Drop(gone))
             self._dropped = []
-        self._report_finished()
+        if self._is_news():
+            self._report_finished()
         if self._given:
             self._report_given(answer=False)
         if self._reports:
@@ -166,7 +176,9 @@ class WorkerCore:
             effects.append(Fetch(self.peers[source], objects))
         self._fetches.clear()
         if self._inline:
-            inline = [task for task in self._inline if task.state == ws.RUNNING]  # not cancelled in this turn
+            inline = [task for task in self._inline if task.state == ws.READY]  # still, at the end of the turn
+            for task in inline:
+                task.state = ws.RUNNING
             if inline:
                 effects.append(RunInline(inline))
             self._inline = []
@@ -185,6 +197,16 @@ class WorkerCore:
         if self._finished:
             self._reports.append(TasksFinished(self._finished))
             self._finished = []
+            self._urgent = False
+            self._quiet_until = None
+
+    def _is_news(self) -> bool:
+        """Whether to report what has finished now: what only goes on here may wait, and share a frame with more."""
+        if self._urgent or self._arrived or not self._finished:
+            return True
+        if self._quiet_until is None:
+            self._quiet_until = self._now + _QUIET_S
+        return self._now >= self._quiet_until or len(self._finished) >= _QUIET_TASKS
 
     def _report_given(self, answer: bool) -> None:
         given, self._given = self._given, []
@@ -192,8 +214,8 @@ class WorkerCore:
         self._report(TasksGivenBack(ids, ids_column(t.attempt for t in given), answer))
 
     def _report_missing(self, object_id: int) -> None:
-        """Tell the server that an object is not here (nobody need have asked for it)."""
-        self._report(RelayPiece(object_id, b"", b"", True, "the worker does not have the object"))
+        """Tell the server that an object is not here. This ends no relay: one under way has the bytes already."""
+        self._report(RelayPiece(object_id, b"", b"", False, "the worker does not have the object"))
 
     # -- What the server says -----------------------------------------------------------------------------------------
 
@@ -291,7 +313,6 @@ class WorkerCore:
         if task.kind.place == INLINE:
             held = self.held
             if sum([held[i] for i in task.inputs]) <= INLINE_TASK_BYTES or task.kind.symbol in ws.NEVER_TOUCHES_BYTES:
-                task.state = ws.RUNNING
                 self._inline.append(task)
                 return
         self.queues.add(task)
@@ -305,12 +326,18 @@ class WorkerCore:
             return
         if self.copies:
             self.copies.discard(done.task)
-        task.kind.durations.add(done.duration_us)
+        task.kind.measured(done.duration_us)
         self.held[done.task] = done.size_bytes
-        self._finished.append(
-            FinishedTask(done.task, done.attempt, done.size_bytes, done.length, done.duration_us, done.packed)
-        )
+        self._finished.append(done)
+        if not self._goes_on_here(task):
+            self._urgent = True
         self._wake(done.task)
+
+    def _goes_on_here(self, task: Task) -> bool:
+        """Whether all who wait for the task's object wait in this worker: the server need not know at once."""
+        if not task.n_consumers or task.flags & RESULT:
+            return False
+        return len(self.awaited.get(task.id, ())) == task.n_consumers
 
     def _settle(self, task_id: int, attempt: int) -> Task | None:
         """Take a task that is over out of the books; None when it had been cancelled before."""
@@ -380,6 +407,8 @@ class WorkerCore:
         self._kinds.clear()
         self.peers.clear()
         self._finished.clear()
+        self._urgent = False
+        self._quiet_until = None
         self._reports.clear()
         self._given.clear()
         self._fetches.clear()
@@ -420,8 +449,6 @@ class WorkerCore:
         self._report_missing(object_id)
         for task in list(self.tasks.values()):
             if object_id in task.inputs:
-                if task in self._inline:  # its turn was about to come
-                    task.state = ws.READY
                 self._give_back(task)
 
     # -- Giving back and cancelling -----------------------------------------------------------------------------------

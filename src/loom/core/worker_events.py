@@ -3,7 +3,7 @@
 from msgspec import Struct
 
 from loom.core.worker_queues import KillExecutor, ReadBack, Run, RunOnExecutor, RunProgram, Task
-from loom.messages import Message, PeerAddress, PlanChunk
+from loom.messages import FinishedTask, Message, PeerAddress, PlanChunk
 
 
 class FromServer(Struct, gc=False):
@@ -14,15 +14,7 @@ class ServerLost(Struct, gc=False):
     pass
 
 
-class Done(Struct, gc=False):
-    """An object of a task is in the store. `packed` goes along to the client when the task is a small result."""
-
-    task: int
-    attempt: int
-    size_bytes: int
-    length: int
-    duration_us: int
-    packed: bytes | None
+Done = FinishedTask  # the object of a task is in the store
 
 
 class TasksDone(Struct, gc=False):

@@ -35,13 +35,25 @@ Run = tuple[int, int]  # task id and attempt
 class WorkerKind:
     """A kind of tasks as this worker sees it. `place` is "inline", "executor", "program", or "" for an unknown type."""
 
-    __slots__ = ("cpus", "durations", "place", "symbol")
+    __slots__ = ("_durations", "_estimate_us", "cpus", "place", "symbol")
 
     def __init__(self, symbol: str, cpus: int, place: str) -> None:
         self.symbol = symbol
         self.cpus = cpus
         self.place = place
-        self.durations = Durations()
+        self._durations = Durations()
+        self._estimate_us: int | None = None
+
+    def measured(self, duration_us: int) -> None:
+        self._durations.add(duration_us)
+        self._estimate_us = None
+
+    @property
+    def estimate_us(self) -> int:
+        """What one more task counts in an executor's queue."""
+        if self._estimate_us is None:
+            self._estimate_us = self._durations.estimate_us(EXECUTOR_WINDOW_US, LEAST_TASK_US)
+        return self._estimate_us
 
 
 class Task:
@@ -58,6 +70,7 @@ class Task:
         "id",
         "inputs",
         "kind",
+        "n_consumers",
         "n_missing",
         "state",
     )
@@ -67,6 +80,7 @@ class Task:
         self.attempt = run.attempt
         self.kind = kind
         self.flags = run.flags
+        self.n_consumers = run.consumers
         self.config = run.config
         self.inputs = run.inputs
         self.n_missing = 0
@@ -208,10 +222,8 @@ class Queues:
                 and (best is None or executor.backlog_us < best.backlog_us)
             ):
                 best = executor
-        if best is not None:
-            estimate_us = task.kind.durations.estimate_us(EXECUTOR_WINDOW_US, LEAST_TASK_US)
-            if best.backlog_us + estimate_us > EXECUTOR_WINDOW_US:
-                return None
+        if best is not None and best.backlog_us + task.kind.estimate_us > EXECUTOR_WINDOW_US:
+            return None
         return best
 
     def _queue(self, task: Task, executor: Executor, now: float) -> None:
@@ -221,7 +233,7 @@ class Queues:
             executor.progress_at = now
         task.state = ws.QUEUED
         task.blocked_since = None
-        task.estimate_us = task.kind.durations.estimate_us(EXECUTOR_WINDOW_US, LEAST_TASK_US)
+        task.estimate_us = task.kind.estimate_us
         task.executor = executor
         self.placed[task.id, task.attempt] = task
         executor.queue[task] = None

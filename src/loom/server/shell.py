@@ -155,7 +155,8 @@ class ServerShell:
                 case CloseLink():
                     link = self._links.get(effect.link)
                     if link is not None:
-                        _log.warning("closing the link of %s: %s", link.peer, effect.reason)
+                        level = logging.WARNING if effect.at_fault else logging.INFO
+                        _log.log(level, "closing the link of %s: %s", link.peer, effect.reason)
                         link.close(effect.reason)
                 case Shutdown():
                     _log.info("stopping: a client asked for it")
