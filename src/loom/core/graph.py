@@ -344,8 +344,8 @@ class Graph:
         stack = [node]
         while stack:
             node = stack.pop()
-            if node.state != states.DROPPED:
-                continue
+            if node.state != states.DROPPED or not (node.n_pending or node.flags & WANTED):
+                continue  # who needed it may have failed meanwhile, over another input
             node.move(states.WAITING)
             for source in node.inputs:
                 source.n_pending += 1

@@ -35,17 +35,20 @@ Run = tuple[int, int]  # task id and attempt
 class WorkerKind:
     """A kind of tasks as this worker sees it. `place` is "inline", "executor", "program", or "" for an unknown type."""
 
-    __slots__ = ("_durations", "_estimate_us", "cpus", "place", "symbol")
+    __slots__ = ("_durations", "_estimate_us", "cpus", "longest_us", "place", "symbol")
 
     def __init__(self, symbol: str, cpus: int, place: str) -> None:
         self.symbol = symbol
         self.cpus = cpus
         self.place = place
+        self.longest_us = 0  # ever seen
         self._durations = Durations()
         self._estimate_us: int | None = None
 
     def measured(self, duration_us: int) -> None:
         self._durations.add(duration_us)
+        if duration_us > self.longest_us:
+            self.longest_us = duration_us
         self._estimate_us = None
 
     @property

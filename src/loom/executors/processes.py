@@ -23,9 +23,9 @@ from loom.limits import MIB
 from loom.messages import ExecutorBatch, ExecutorLog, ExecutorResult, ExecutorTask, FromExecutor, LargeResult
 
 QUEUE_BYTES: Final = 1 * MIB  # send buffer asked for; the kernel may give less, then the backlog here takes the rest
-# The process wakes its worker when its queue is empty or a millisecond has passed, but not in the middle of a long
+# The process wakes its worker when its queue is empty or two milliseconds have passed, but not in the middle of a long
 # task: what it had finished before that one is seen by looking.
-POLL_S: Final = 0.002
+POLL_S: Final = 0.005
 POLL_MAX_S: Final = 0.05
 
 _NOT_NOW: Final = frozenset((errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM, errno.ETOOMANYREFS, errno.EMFILE, errno.ENFILE))

@@ -12,7 +12,7 @@ from loom.executors.parcels import send_parcel
 from loom.executors.ring import ResultRing
 from loom.messages import ExecutorLog, ExecutorResult
 
-WAKE_INTERVAL_NS: Final = 1_000_000  # a wake-up costs both sides some 20 us; results may wait this long for one
+WAKE_INTERVAL_NS: Final = 2_000_000  # a wake-up costs both sides some 20 us; results may wait this long for one
 
 
 class Reporter:

@@ -36,7 +36,10 @@ from loom.worker.store import Store
 _log = logging.getLogger("loom.task")
 
 _FUNCTION_FIRST: Final = frozenset({"loom/py/call", "loom/py_call"})  # types whose first input executors keep
-_SHORT_US: Final = 100  # tasks taken to be shorter go several in a message: what is claimed cannot be read back
+# Tasks in one message are claimed together and cannot be read back one by one: so much work may share a message, and
+# nothing of a kind that was once seen to take long.
+_MESSAGE_US: Final = 500
+_LONG_US: Final = 100_000
 _RESTART_S: Final = 1.0  # pause before another start of a process that died before it ran anything
 
 
@@ -77,15 +80,9 @@ class ExecutorPool:
 
     def send(self, index: int, tasks: Sequence[Task]) -> None:
         """Queue tasks; those there is no room for come back as NotSent."""
-        short: list[Task] = []
-        groups: list[list[Task]] = [short]
-        for task in tasks:
-            if task.estimate_us <= _SHORT_US:
-                short.append(task)
-            else:
-                groups.append([task])
+        groups = _messages(tasks)
         for position, group in enumerate(groups):
-            if group and not self._send_group(index, group):
+            if not self._send_group(index, group):
                 rest = [task for later in groups[position:] for task in later]
                 self._post(NotSent(index, [(t.id, t.attempt) for t in rest]))
                 return
@@ -274,6 +271,20 @@ class ExecutorPool:
             self._loop.call_later(_RESTART_S, self._restart, index)
             return
         self._post(ExecutorReady(index))
+
+
+def _messages(tasks: Sequence[Task]) -> list[list[Task]]:
+    """Cut tasks into messages by the work in them."""
+    groups: list[list[Task]] = []
+    room_us = 0
+    for task in tasks:
+        room_us -= task.estimate_us
+        if room_us < 0 or task.kind.longest_us > _LONG_US:
+            groups.append([task])
+            room_us = _MESSAGE_US - task.estimate_us
+        else:
+            groups[-1].append(task)
+    return groups
 
 
 def _open_parts(segments: Sequence[Segment], fds: list[int]) -> list[tuple[int, int, int]]:

@@ -93,6 +93,7 @@ class WorkerShell:
         self._executors = ExecutorPool(self._cpus, self._store, self._directory.store, self._post, self._core.expects)
         self._executors.start()
         gc.freeze()
+        gc.set_threshold(100_000, 50, 100)
         try:
             while not self._stopping.is_set():
                 link = await self._connect(host, port)

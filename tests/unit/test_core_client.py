@@ -1,0 +1,320 @@
+"""The client's brain: commands that arrive once, results, and fetching with retries."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import pytest
+from core_builders import Row, chunk_of, listed
+
+from loom.core.check import check_client
+from loom.core.client import (
+    AskStats,
+    ClientCore,
+    ClientEffect,
+    ClientEvent,
+    Close,
+    Closed,
+    Connect,
+    Connected,
+    Disconnected,
+    FailedFutures,
+    Fetch,
+    FetchedDirectly,
+    FetchFailed,
+    FetchResults,
+    FromServer,
+    Opened,
+    Ready,
+    RelayPiece,
+    ReleaseResults,
+    StatsCame,
+    Submit,
+    Tick,
+    ToServer,
+    Undeliverable,
+)
+from loom.errors import ProtocolError
+from loom.limits import RECONNECT_PAUSE_MAX_S, SESSION_GRACE_S
+from loom.messages import (
+    Acked,
+    CloseSession,
+    FailedResult,
+    GetStats,
+    LocateResult,
+    Message,
+    OpenSession,
+    PeerAddress,
+    ReadyResult,
+    RelayedObject,
+    RelayFetch,
+    Release,
+    ResultsFailed,
+    ResultsReady,
+    ResumeSession,
+    SessionOpened,
+    SessionRefused,
+    Stats,
+    StopWorker,
+    SubmitChunk,
+    Terminate,
+)
+
+E = TypeVar("E")
+M = TypeVar("M", bound=Message)
+
+CREDIT = 1000
+PEER = PeerAddress(7, "w7", "h", 7, "")
+OTHER_PEER = PeerAddress(8, "w8", "h", 8, "")
+
+
+class Bench:
+    """A client core; every step is checked, and its effects are kept until asked for."""
+
+    def __init__(self) -> None:
+        self.core = ClientCore(b"secret", CREDIT)
+        self.now = 10.0
+        self.effects: list[ClientEffect] = []
+
+    def step(self, *events: ClientEvent, after_s: float = 0.0) -> Bench:
+        self.now += after_s
+        self.effects = self.core.step(list(events), self.now)
+        check_client(self.core)
+        return self
+
+    def hear(self, *messages: Message) -> Bench:
+        return self.step(FromServer(list(messages)))
+
+    def reconnect(self) -> Bench:
+        self.step(Disconnected("broken"))
+        self.step(Connected())
+        return self
+
+    def all(self, kind: type[E]) -> list[E]:
+        return [effect for effect in self.effects if isinstance(effect, kind)]
+
+    def one(self, kind: type[E]) -> E:
+        (effect,) = self.all(kind)
+        return effect
+
+    def said(self) -> list[Message]:
+        return [message for effect in self.all(ToServer) for message in effect.messages]
+
+    def told(self, kind: type[M]) -> M:
+        (message,) = [m for m in self.said() if isinstance(m, kind)]
+        return message
+
+
+@pytest.fixture
+def bench() -> Bench:
+    bench = Bench()
+    bench.step(Connected())
+    bench.hear(SessionOpened(5, 1))
+    return bench
+
+
+def ready(number: int, packed: bytes | None = None, peer: PeerAddress = PEER) -> ResultsReady:
+    return ResultsReady([ReadyResult(number, 10, peer.worker, packed)], [peer])
+
+
+# -- Commands ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_session_is_opened_and_early_commands_follow() -> None:
+    bench = Bench()
+    assert bench.step(Connected(), Submit(chunk_of([Row()]))).said() == [OpenSession(b"secret", CREDIT)]
+    bench.hear(SessionOpened(5, 1))
+    assert bench.one(Opened).session == 5
+    assert bench.told(SubmitChunk).seq == 1
+
+
+def test_what_is_not_acknowledged_is_said_again_after_a_reconnect(bench: Bench) -> None:
+    bench.step(Submit(chunk_of([Row()])))
+    bench.step(Submit(chunk_of([Row()], first=1)))
+    bench.hear(Acked(1))
+    bench.step(Disconnected("broken"))
+    assert bench.step(ReleaseResults([0])).said() == []
+    assert bench.step(Connected()).said() == [ResumeSession(5, b"secret", CREDIT)]
+    assert bench.step(Submit(chunk_of([Row()], first=2))).said() == []  # nothing before the session is open again
+    bench.hear(SessionOpened(5, 1))
+    assert [m.seq for m in bench.said()] == [2, 3, 4]  # type: ignore[attr-defined]
+    bench.hear(Acked(4))
+    assert not bench.core.unacked
+
+
+def test_credit_is_granted_again_with_a_release_and_counted_once(bench: Bench) -> None:
+    bench.hear(ready(0, b"x" * 100), ready(1, b"y" * 200))
+    assert bench.step(ReleaseResults([0])).told(Release).credit_bytes == 100
+    bench.step(Disconnected("broken"))
+    bench.step(ReleaseResults([1]))
+    assert bench.step(Connected()).told(ResumeSession).credit_bytes == CREDIT
+    bench.hear(SessionOpened(5, 1))
+    assert [m.credit_bytes for m in bench.said() if isinstance(m, Release)] == [0, 0]
+
+
+def test_news_that_cross_a_release_are_not_news(bench: Bench) -> None:
+    bench.step(ReleaseResults([0, 1]))
+    bench.hear(ready(0, b"x" * 100), ResultsFailed([FailedResult(1, 1, "w", "broken")]))
+    assert [effect.results for effect in bench.all(Ready)] == [[]]
+    assert [effect.results for effect in bench.all(FailedFutures)] == [[]]
+    assert bench.told(Release).credit_bytes == 100
+    assert not bench.core.inlined
+    bench.hear(Acked(2))
+    assert not bench.core.released
+
+
+def test_statistics_are_answered_once_even_if_said_twice(bench: Bench) -> None:
+    bench.step(AskStats())
+    bench.reconnect()
+    assert bench.hear(SessionOpened(5, 1)).told(GetStats).seq == 1
+    assert bench.hear(Stats(1, {"n": 1})).one(StatsCame).values == {"n": 1}
+    assert bench.hear(Stats(1, {"n": 2})).effects == []
+
+
+def test_an_answer_lost_with_its_link_is_asked_for_again(bench: Bench) -> None:
+    bench.step(AskStats())
+    bench.reconnect()
+    bench.hear(SessionOpened(5, 1), Acked(1))  # the server knew the question; its answer gets lost once more
+    bench.reconnect()
+    assert bench.hear(SessionOpened(5, 1)).told(GetStats).seq == 2
+    assert bench.hear(Stats(2, {"n": 2})).one(StatsCame).values == {"n": 2}
+
+
+# -- The link ---------------------------------------------------------------------------------------------------------
+
+
+def test_no_session_without_a_first_connection() -> None:
+    bench = Bench()
+    assert bench.step(Disconnected("nobody listens")).one(Closed).reason == "nobody listens"
+
+
+def test_reconnecting_backs_off_and_ends(bench: Bench) -> None:
+    pauses = []
+    while not bench.step(Disconnected("refused")).all(Closed):
+        pauses.append(bench.one(Connect).delay_s)
+        bench.now += pauses[-1]
+    assert pauses[:3] == [0.1, 0.2, 0.4]
+    assert max(pauses) <= RECONNECT_PAUSE_MAX_S
+    assert sum(pauses) > SESSION_GRACE_S
+    assert "did not come back: refused" in bench.one(Closed).reason
+    assert bench.step(Submit(chunk_of([Row()]))).effects == []
+
+
+def test_a_refused_session_is_over(bench: Bench) -> None:
+    assert bench.hear(SessionRefused("it is over")).one(Closed).reason == "it is over"
+
+
+@pytest.mark.parametrize(("terminate", "message"), [(False, CloseSession(1)), (True, Terminate(1))])
+def test_closing_ends_when_it_is_acknowledged(bench: Bench, terminate: bool, message: Message) -> None:
+    assert bench.step(Close(terminate)).said() == [message]
+    assert bench.hear(Acked(1)).one(Closed).reason == ""
+
+
+def test_closing_without_a_link_ends_at_once(bench: Bench) -> None:
+    bench.step(Disconnected("broken"))
+    assert bench.step(Close(False)).one(Closed).reason == ""
+
+
+def test_time_alone_changes_nothing(bench: Bench) -> None:
+    assert bench.step(Tick(), after_s=100).effects == []
+
+
+# -- Results ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_result_is_fetched_from_its_holder(bench: Bench) -> None:
+    assert bench.hear(ready(0)).one(Ready).results[0].number == 0
+    assert bench.step(FetchResults([0])).one(Fetch) == Fetch(PEER, [0])
+    assert bench.step(FetchResults([0])).effects == []  # under way
+    bench.step(FetchedDirectly(0))
+    assert not bench.core.fetching
+
+
+def test_what_is_not_there_cannot_be_fetched(bench: Bench) -> None:
+    assert bench.step(FetchResults([3])).one(Undeliverable).number == 3
+
+
+def test_a_result_that_its_holder_lost_is_found_again(bench: Bench) -> None:
+    bench.hear(ready(0))
+    bench.step(FetchResults([0]))
+    assert bench.step(FetchFailed(0, "gone")).told(LocateResult).number == 0
+    assert bench.hear(ready(0, peer=OTHER_PEER)).one(Fetch) == Fetch(OTHER_PEER, [0])
+
+
+def test_a_result_that_cannot_be_reached_is_relayed(bench: Bench) -> None:
+    bench.hear(ready(0))
+    bench.step(FetchResults([0]))
+    for _ in range(2):
+        bench.step(FetchFailed(0, "unreachable"))
+        bench.hear(ready(0))
+    assert bench.told(RelayFetch).number == 0
+    assert bench.hear(RelayedObject(0, b"h", b"1", False, "")).one(RelayPiece) == RelayPiece(0, b"h", b"1", False, True)
+    bench.hear(RelayedObject(0, b"", b"", True, "a worker was lost"))
+    assert not bench.all(RelayPiece)
+    assert bench.told(LocateResult)
+    assert bench.hear(ready(0)).told(RelayFetch)
+    bench.hear(RelayedObject(0, b"h", b"12", True, ""))
+    assert bench.one(RelayPiece) == RelayPiece(0, b"h", b"12", True, True)  # begins anew
+    assert bench.hear(RelayedObject(0, b"", b"", True, "")).effects == []
+
+
+def test_a_relay_that_never_works_ends(bench: Bench) -> None:
+    bench.hear(ready(0))
+    bench.step(FetchResults([0]))
+    for _ in range(1000):
+        bench.step(FetchFailed(0, "unreachable"))
+        if bench.all(Undeliverable):
+            break
+        bench.hear(ready(0))
+    assert bench.one(Undeliverable) == Undeliverable(0, "unreachable")
+
+
+def test_a_relay_begins_anew_after_a_reconnect(bench: Bench) -> None:
+    test_a_result_that_cannot_be_reached_is_relayed(bench)
+    bench.hear(ready(1))
+    bench.step(FetchResults([1]))
+    for _ in range(2):
+        bench.step(FetchFailed(1, "unreachable"))
+        bench.hear(ready(1))
+    bench.hear(RelayedObject(1, b"", b"1", False, ""))
+    bench.reconnect()
+    located = [m.number for m in bench.hear(SessionOpened(5, 1)).said() if isinstance(m, LocateResult)]
+    assert located[-1] == 1
+    bench.hear(ready(1))
+    assert bench.hear(RelayedObject(1, b"", b"12", True, "")).one(RelayPiece).first
+
+
+def test_a_result_that_comes_inline_while_it_is_fetched_is_delivered(bench: Bench) -> None:
+    bench.hear(ready(0))
+    bench.step(FetchResults([0]))
+    bench.step(FetchFailed(0, "gone"))
+    assert bench.hear(ready(0, b"packed")).one(RelayPiece) == RelayPiece(0, b"", b"packed", True, True)
+    assert not bench.core.fetching
+
+
+def test_a_fetch_is_answered_when_the_result_fails_or_is_released(bench: Bench) -> None:
+    bench.hear(ready(0), ready(1))
+    bench.step(FetchResults([0, 1]))
+    bench.hear(ResultsFailed([FailedResult(0, 0, "w", "it broke")]))
+    assert bench.one(Undeliverable) == Undeliverable(0, "it broke")
+    assert bench.step(ReleaseResults([1])).one(Undeliverable).number == 1
+    assert bench.step(FetchFailed(1, "late")).effects == []
+
+
+def test_a_result_that_is_here_stays_good(bench: Bench) -> None:
+    bench.hear(ready(0, b"packed"))
+    bench.hear(ResultsFailed([FailedResult(0, 0, "w", "made again, and it broke")]))
+    assert bench.one(FailedFutures).results == []
+    bench.hear(ready(0))
+    assert 0 not in bench.core.holders
+
+
+def test_releases_name_their_results(bench: Bench) -> None:
+    assert listed(bench.step(ReleaseResults([3, 1])).told(Release).numbers) == [3, 1]
+
+
+def test_a_server_that_breaks_the_protocol(bench: Bench) -> None:
+    with pytest.raises(ProtocolError, match="StopWorker"):
+        bench.hear(StopWorker())
+    with pytest.raises(ProtocolError, match="without its address"):
+        bench.hear(ResultsReady([ReadyResult(0, 1, 99, None)], []))
