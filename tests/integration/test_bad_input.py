@@ -281,7 +281,6 @@ class TestPlans:
             client.submit_one(tasks.merge((task,)))
         assert client.submit_one(tasks.const("x")).gather() == b"x"
 
-    @pytest.mark.xfail(reason="messages name a task by its whole label or type", strict=True)
     @pytest.mark.parametrize("attribute", ["label", "task_type"])
     def test_messages_stay_readable(self, client: Client, attribute: str) -> None:
         task = tasks.const("x")
@@ -294,7 +293,6 @@ class TestPlans:
         data = bytes(MAX_CONFIG_BYTES)
         assert client.submit_one(tasks.merge((tasks.const(data),))).gather() == data
 
-    @pytest.mark.xfail(reason="RunTasks is not cut where its configurations exceed a frame", strict=True)
     def test_large_configurations_that_are_assigned_at_once(self, tmp_path: Path) -> None:
         data = bytes(MAX_CONFIG_BYTES)
         cluster = Cluster(tmp_path, n_workers=0)
@@ -306,7 +304,6 @@ class TestPlans:
         finally:
             cluster.stop()
 
-    @pytest.mark.xfail(reason="ResultsFailed is not cut where its errors exceed a frame", strict=True)
     def test_many_results_with_the_same_long_error(self) -> None:
         bad = tasks.run(("/bin/sh", "-c", "head -c 70000 /dev/zero | tr '\\0' x >&2; exit 1"))
         with Client(cpus=1) as client:

@@ -76,8 +76,8 @@ def test_variables(client: Client, tmp_path: Path) -> None:
 
 def test_error_handling(client: Client) -> None:
     task = tasks.run("ls /non-existent-path")
+    result = client.submit_one(task)
     with pytest.raises(TaskFailed) as caught:
-        result = client.submit_one(task)
         result.wait()
     lines = f"Error: {caught.value}".splitlines()
     assert lines[0] == f"Error: Task id={result.task_id} failed: Program terminated with status 2"

@@ -217,7 +217,6 @@ class TestRequests:
         assert time.monotonic() - began < 10
         client.release(full)
 
-    @pytest.mark.xfail(reason="a program without a request waits for a core at the worker", strict=True)
     def test_a_program_without_a_request_runs_beside_full_cores(self, client: Client) -> None:
         full = client.submit([tasks.run("/bin/sleep 30") for _ in range(4)])
         simple = client.submit_one(tasks.run("/bin/echo simple", request=None))

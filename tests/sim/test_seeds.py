@@ -1,6 +1,7 @@
 """Many simulated runs with faults, every invariant checked after every step.
 
-`python -m loom.sim --seed N -v` replays one. A seed that ever failed stays in ONCE_FAILED, although another scenario may stand behind it by now.
+`python -m loom.sim --seed N -v` replays one. A seed that ever failed stays in ONCE_FAILED, although another scenario
+may stand behind it by now.
 """
 
 import os

@@ -293,6 +293,24 @@ def test_a_cancelled_task_waits_for_its_input_once_when_it_is_needed_again(bench
     assert not bench.core.graph.sessions[1].n_nodes
 
 
+def test_what_only_a_failed_task_needs_is_not_made_again(bench: Bench) -> None:
+    """Task 3 takes 2 and 1; 1 takes 0, which failed when it was made again for somebody else."""
+    rows = [Row(), Row([0]), Row(), Row([2, 1], result=True), Row([0], result=True)]
+    ahead = bench.submit(CLIENT, rows).tasks(W1)
+    while ahead:
+        task = ahead.pop(0)
+        ahead += bench.finish(W1, task, packed=b"x" if number_of(task.task) == 3 else None).tasks(W1)
+    assert all(bench.node(n).state == states.FINISHED for n in (3, 4))
+    bench.down(W1)
+    first, _ahead = bench.worker(W2).tasks(W2)
+    assert number_of(first.task) == 0
+    fail(bench, W2, first)
+    assert [bench.node(n).state for n in range(5)] == [states.FAILED, *[states.DROPPED] * 3, states.FAILED]
+    said = bench.submit(CLIENT, [Row([3], result=True)], first=5)
+    assert [f.number for f in said.one(CLIENT, ResultsFailed).results] == [5]
+    assert bench.node(2).state == states.DROPPED
+
+
 def test_a_replica_takes_the_place_of_a_lost_holder(bench: Bench) -> None:
     bench.worker(W2)
     (task,) = bench.submit(CLIENT, [Row(result=True)]).tasks(W1)

@@ -181,7 +181,8 @@ def _check_links(core: ServerCore) -> None:
 
 
 def check_worker(core: WorkerCore) -> None:
-    ready = Counter(task for task in core.queues.ready if task.state == ws.READY)
+    waiting = [*core.queues.ready, *core.queues.light]
+    ready = Counter(task for task in waiting if task.state == ws.READY)
     awaited = {object_id: Counter(tasks) for object_id, tasks in core.awaited.items()}
     for task_id, task in core.tasks.items():
         assert task.id == task_id, f"{task} stands for {task_id:#x}"
@@ -241,11 +242,15 @@ def _check_queues(queues: Queues) -> None:
         story = f"executor {executor.index} with {executor.cpus} cpus and {tasks}"
         assert executor.backlog_us == sum(task.estimate_us for task in tasks), f"{story}: {executor.backlog_us} us"
         assert all(task.executor is executor for task in tasks), story
-        assert executor.cpus == (tasks[0].cpus if tasks else 0), story
-        assert len(tasks) < 2 or all(task.cpus == 1 for task in tasks), story
+        assert executor.cpus >= max((task.cpus for task in tasks), default=0), story
+        assert tasks or not executor.cpus, story
+        assert len(tasks) < 2 or executor.cpus <= 1, story
         assert tasks or executor.cancelled_at is None, story
         assert tasks or not executor.full, story
         assert executor.alive or not tasks, story
+    n_light = sum(not task.cpus for task in programs)
+    assert queues.n_light_programs == n_light, f"{queues.n_light_programs} light programs, found {n_light}"
+    assert all(task.cpus for task in queues.ready), f"light tasks wait with the others: {queues.ready}"
     first = next((task for task in queues.ready if task.state == ws.READY), None)
     if first is not None and first.kind.place == PROGRAM:
         assert first.cpus > queues.free_cpus, f"{first} could start"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Final
 
 from loom.core import states
@@ -12,12 +13,13 @@ from loom.core.node import INLINED, REPEATS, WANTED, Node
 from loom.core.outbox import Outbox
 from loom.core.session import Session
 from loom.ids import NUMBER_BITS
-from loom.limits import MAX_LOCATIONS
+from loom.limits import MAX_LOCATIONS, MIB
 from loom.messages import (
     RESULT,
     Acked,
     CancelTasks,
     DropObjects,
+    FailedResult,
     ObjectAt,
     PeerAddress,
     ReadyResult,
@@ -30,6 +32,8 @@ from loom.messages import (
 )
 
 _RESULTS_A_MESSAGE: Final = 4096
+_MESSAGE_BYTES: Final = 16 * MIB  # of what varies in one message; a frame takes four times that
+_ID_BYTES: Final = 9  # of an id as it travels
 
 
 def tell_changes(graph: Graph, workers: dict[int, Worker], outbox: Outbox) -> None:
@@ -54,7 +58,20 @@ def tell_changes(graph: Graph, workers: dict[int, Worker], outbox: Outbox) -> No
             outbox.send(session.link, Acked(session.applied_seq))
 
 
-def run_tasks(worker: Worker, nodes: list[Node]) -> RunTasks:
+def assign_tasks(worker: Worker, nodes: list[Node], outbox: Outbox) -> None:
+    """Assign `nodes` to `worker`, in messages that fit a frame however large the configurations are."""
+    start = 0
+    size_bytes = 0
+    for position, node in enumerate(nodes):
+        size_bytes += node.config_size() + _ID_BYTES * len(node.inputs)
+        if size_bytes > _MESSAGE_BYTES and position > start:
+            outbox.send(worker.link, _run_tasks(worker, nodes[start:position]))
+            start = position
+            size_bytes = node.config_size()
+    outbox.send(worker.link, _run_tasks(worker, nodes[start:] if start else nodes))
+
+
+def _run_tasks(worker: Worker, nodes: list[Node]) -> RunTasks:
     """The message that assigns `nodes` to `worker`, with all it has not been told yet."""
     kinds: list[TaskKind] = []
     peers: list[PeerAddress] = []
@@ -90,8 +107,8 @@ def tell_client(session: Session, outbox: Outbox) -> None:
     if session.failures_to_tell:
         wanted = [f for f in session.failures_to_tell if _is_wanted(session, f.number)]
         session.failures_to_tell = []
-        if wanted:
-            outbox.send(link, ResultsFailed(wanted))
+        for some in _by_size(wanted):
+            outbox.send(link, ResultsFailed(some))
     if session.results_to_tell:
         news, session.results_to_tell = session.results_to_tell, []
         for start in range(0, len(news), _RESULTS_A_MESSAGE):
@@ -116,6 +133,20 @@ def _tell_results(session: Session, link: int, news: list[tuple[Node, bytes | No
         results.append(ReadyResult(node.number, node.size_bytes, worker.id, packed))
     if results:
         outbox.send(link, ResultsReady(results, peers))
+
+
+def _by_size(failed: list[FailedResult]) -> Iterator[list[FailedResult]]:
+    """Stretches whose texts fit a frame: dependents repeat the text of what they depend on."""
+    some: list[FailedResult] = []
+    size_chars = 0
+    for result in failed:
+        size_chars += len(result.error)
+        if some and size_chars > _MESSAGE_BYTES // 4:  # a character takes up to four bytes
+            yield some
+            some, size_chars = [], len(result.error)
+        some.append(result)
+    if some:
+        yield some
 
 
 def _is_wanted(session: Session, number: int) -> bool:

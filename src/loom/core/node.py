@@ -54,6 +54,9 @@ class Chunk:
     def config(self, row: int) -> bytes:
         return self.configs[self.config_ends[row - 1] if row else 0 : self.config_ends[row]]
 
+    def config_size(self, row: int) -> int:
+        return self.config_ends[row] - (self.config_ends[row - 1] if row else 0)
+
     def input_numbers(self, row: int) -> list[int]:
         """Numbers of the row's inputs by position, repeated ones included."""
         return self.inputs[self.input_ends[row - 1] if row else 0 : self.input_ends[row]].tolist()
@@ -120,6 +123,9 @@ class Node:
 
     def config(self) -> bytes:
         return self.chunk.config(self.number - self.chunk.first)
+
+    def config_size(self) -> int:
+        return self.chunk.config_size(self.number - self.chunk.first)
 
     def input_ids(self) -> list[int]:
         """Object ids of the inputs by position."""

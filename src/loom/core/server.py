@@ -25,7 +25,7 @@ from loom.core.events import (
 )
 from loom.core.graph import Graph
 from loom.core.kinds import Kinds
-from loom.core.news import run_tasks, tell_changes, tell_client
+from loom.core.news import assign_tasks, tell_changes, tell_client
 from loom.core.node import INLINED, WANTED, Node
 from loom.core.outbox import Outbox
 from loom.core.relays import Relays
@@ -118,7 +118,7 @@ class ServerCore:
 
     def _assign(self) -> None:
         for worker, nodes in self.scheduler.assigned.items():
-            self.outbox.send(worker.link, run_tasks(worker, nodes))
+            assign_tasks(worker, nodes, self.outbox)
         self.scheduler.assigned.clear()
         for worker, count in self.scheduler.to_ask:
             self.outbox.send(worker.link, GiveBack(count))

@@ -20,6 +20,7 @@ from loom.messages import RunTask
 INLINE: Final = "inline"
 PROGRAM: Final = "program"
 
+_LIGHT_PROGRAMS: Final = 64  # most programs without a request at a time, beside the cores that are counted
 _QUEUE_TASKS: Final = 256  # most tasks queued at one executor
 _RESERVE_AFTER_S: Final = 0.1  # how long a wide task is overtaken before cores are kept for it
 _LOOK_PAST: Final = 32  # how many tasks are looked at behind one that does not fit
@@ -89,7 +90,7 @@ class Task:
         self.n_missing = 0
         self.state = ws.WAITING
         self.executor: Executor | None = None
-        self.cpus = max(kind.cpus, 1)
+        self.cpus = kind.cpus
         self.estimate_us = 0  # what it was counted as in its executor's queue
         self.blocked_since: float | None = None
 
@@ -157,21 +158,24 @@ class Queues:
         self.cpus = cpus
         self.executors = [Executor(i) for i in range(cpus)]
         self.ready: deque[Task] = deque()
+        self.light: deque[Task] = deque()  # ready ones that ask for no core: they run beside full cores
+        self.n_light_programs = 0
         self.placed: dict[Run, Task] = {}  # at an executor or running as a program, cancelled ones included
         self.free_cpus = cpus
         self.owed = 0  # tasks asked back by the server while an executor's queue is read
         self._look_again_at: float | None = None
 
     def add(self, task: Task) -> None:
-        self.ready.append(task)
+        (self.ready if task.cpus else self.light).append(task)
 
     # -- Starting -----------------------------------------------------------------------------------------------------
 
     def start(self, now: float) -> list[QueueEffect]:
         """Start what may start; O(started)."""
         effects: list[QueueEffect] = []
-        if self.ready:
+        if self.ready or self.light:
             batches: dict[int, list[Task]] = {}
+            self._start_light(now, effects, batches)
             self._start_ready(now, effects, batches)
             effects += [RunOnExecutor(index, tasks) for index, tasks in batches.items()]
         self._look_again_at = None
@@ -202,10 +206,26 @@ class Queues:
                 break
         ready.extendleft(reversed(passed))
 
+    def _start_light(self, now: float, effects: list[QueueEffect], batches: dict[int, list[Task]]) -> None:
+        while self.light:
+            task = self.light[0]
+            if task.state != ws.READY:
+                self.light.popleft()
+            elif task.kind.place == PROGRAM and self.n_light_programs < _LIGHT_PROGRAMS:
+                self.light.popleft()
+                self._start_program(task, effects)
+            elif task.kind.place != PROGRAM and (executor := self.executor_for(task)) is not None:
+                self.light.popleft()
+                self._queue(task, executor, now)
+                batches.setdefault(executor.index, []).append(task)
+            else:
+                break
+
     def _start_program(self, task: Task, effects: list[QueueEffect]) -> None:
         task.state = ws.RUNNING
         self.placed[task.id, task.attempt] = task
         self.free_cpus -= task.cpus
+        self.n_light_programs += not task.cpus
         effects.append(RunProgram(task))
 
     def executor_for(self, task: Task) -> Executor | None:
@@ -218,7 +238,7 @@ class Queues:
                 if self.free_cpus >= task.cpus:
                     return executor
             elif (
-                executor.cpus == 1 == task.cpus
+                task.cpus <= executor.cpus <= 1
                 and not executor.full
                 and executor.cancelled_at is None
                 and len(executor.queue) < _QUEUE_TASKS
@@ -252,6 +272,7 @@ class Queues:
         executor = task.executor
         if executor is None:
             self.free_cpus += task.cpus
+            self.n_light_programs -= not task.cpus
         else:
             executor.progress_at = now
             executor.pause_s = _STUCK_S
@@ -280,7 +301,8 @@ class Queues:
         return taken
 
     def add_first(self, tasks: list[Task]) -> None:
-        self.ready.extendleft(reversed(tasks))
+        for task in reversed(tasks):
+            (self.ready if task.cpus else self.light).appendleft(task)
 
     def not_sent(self, index: int, runs: Iterable[Run]) -> list[Task]:
         """Take back what an executor had no room for; returns those that are still wanted."""

@@ -10,11 +10,13 @@ from loom.tasktypes.task import Reference, Source, Task
 
 _UNKNOWN: Final = -1  # in the place of a number
 _SERIES: Final = (tuple, list)
+_NAME_CHARS: Final = 200  # of a label or symbol in an error message
 
 
 def name_of(task: Task) -> str:
     """A task as error messages call it."""
-    return f"task {task.label or task.task_type!r}"
+    name = repr(task.label or task.task_type)
+    return f"task {name if len(name) <= _NAME_CHARS else name[:_NAME_CHARS] + '...'}"
 
 
 class Walk:
