@@ -82,10 +82,16 @@ class Cluster:
         self._logs = 0
         self._worker_logs: list[Path] = []
         self.server, self.server_log = self.start("server", "-p", str(port))
-        self.port = listening_port(self.server, self.server_log)
-        for _ in range(n_workers):
-            self._start_worker(cpus)
-        self._await_connections()
+        try:
+            self.port = listening_port(self.server, self.server_log)
+            for _ in range(n_workers):
+                self._start_worker(cpus)
+            self._await_connections()
+        except BaseException:
+            for process in (self.server, *self.workers):
+                process.kill()
+                process.wait()
+            raise
 
     def start(self, what: str, *arguments: str) -> tuple[subprocess.Popen[bytes], Path]:
         """A process of `loom.cli`, and where its log is."""
