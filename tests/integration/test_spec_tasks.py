@@ -221,7 +221,7 @@ class TestRequests:
         full = client.submit([tasks.run("/bin/sleep 30") for _ in range(4)])
         simple = client.submit_one(tasks.run("/bin/echo simple", request=None))
         try:
-            eventually(simple.finished, 1)
+            eventually(simple.finished, 10)
         finally:
             client.release((*full, simple))
 

@@ -332,6 +332,11 @@ def test_a_copy_that_nobody_needs_is_dropped(bench: Bench) -> None:
 # -- Giving back ------------------------------------------------------------------------------------------------------
 
 
+def test_a_copy_of_what_the_worker_makes_itself_is_its_own_affair(bench: Bench) -> None:
+    (task,) = bench.submit(CLIENT, [Row(result=True)]).tasks(W1)
+    assert not bench.say(W1, ObjectsHeld(numbers(task.task))).to
+
+
 def test_a_task_given_back_is_placed_again_with_what_was_sent_ahead_on_it(bench: Bench) -> None:
     sent = bench.submit(CLIENT, [Row(cpus=0), Row([0], cpus=0, result=True)]).tasks(W1)
     again = bench.say(W1, give_back(*sent)).tasks(W1)
@@ -511,8 +516,9 @@ def test_a_closed_session_is_not_sent_ahead_any_more(bench: Bench) -> None:
     bench.submit(CLIENT, [Row(), Row([0], result=True)])
     worker = bench.core.workers[1]
     assert list(worker.ahead) == [bench.node(1)]
-    bench.say(CLIENT, CloseSession(bench.seq(CLIENT)))
+    bench.core.graph.forget_at(worker, bench.core.graph.sessions[1])
     assert not worker.ahead
+    assert not worker.loads
 
 
 def test_a_client_ends_everything(bench: Bench) -> None:

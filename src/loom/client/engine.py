@@ -278,6 +278,8 @@ class Engine:
 
     def _on_relay_piece(self, piece: RelayPiece) -> None:
         pieces = self._relayed.setdefault(piece.number, [])
+        if piece.first:  # an earlier attempt may have broken off
+            pieces.clear()
         pieces.append(piece.piece)
         if piece.last:
             whole = b"".join(self._relayed.pop(piece.number))

@@ -401,8 +401,7 @@ class Graph:
             self._recompute(lost)
 
     def lose_replica(self, node: Node, worker: Worker) -> None:
-        """`worker` turned out not to hold the object of a finished task; O(all tasks) when nobody else does."""
-        self.to_drop.append((worker, node.id))
+        """`worker` does not hold the object of a finished task (any more); O(all tasks) when nobody else does."""
         if node.replicas and worker in node.replicas:
             node.replicas = [r for r in node.replicas if r is not worker] or None
         elif node.worker is worker:

@@ -149,6 +149,7 @@ class Reports:
                 if source.state == states.FINISHED and worker not in source.holders():
                     for holder in source.holders():
                         self._graph.lose_replica(source, holder)
+                        self._graph.to_drop.append((holder, source.id))
 
 
 def _renumber(plan: PlanChunk, base: int, node: Node) -> PlanChunk:

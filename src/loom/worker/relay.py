@@ -16,7 +16,14 @@ _LOOK_AGAIN_S: Final = 0.005
 
 
 async def relay_pieces(link: Link, object_id: int, found: bytes | tuple[bytes, list[Segment]]) -> None:
-    """Send the object piece by piece, no faster than the link takes it."""
+    """Send the object piece by piece, no faster than the link takes it; say so where it cannot be read."""
+    try:
+        await _send_pieces(link, object_id, found)
+    except OSError as error:
+        link.send([RelayPiece(object_id, b"", b"", True, f"the worker cannot read the object: {error}")])
+
+
+async def _send_pieces(link: Link, object_id: int, found: bytes | tuple[bytes, list[Segment]]) -> None:
     header, pieces = (b"", iter([memoryview(found)])) if isinstance(found, bytes) else (found[0], _pieces(found[1]))
     piece = next(pieces, memoryview(b""))
     while True:
