@@ -13,6 +13,8 @@ MAX_HALF_OPEN_LINKS: Final = 128  # at the bound the oldest is cut, a newcomer i
 LINK_HIGH_WATER_BYTES: Final = 4 * MIB  # above it the core stops feeding a link
 LINK_LOW_WATER_BYTES: Final = 1 * MIB
 BULK_PIECE_BYTES: Final = 256 * KIB  # largest write of bulk data at a time
+LINK_FLUSH_TIMEOUT_S: Final = 10.0  # a closed link whose peer does not take the rest is cut after this
+FETCH_IDLE_TIMEOUT_S: Final = 30.0  # a fetch without a byte for so long is over
 
 # Plans
 MAX_CHUNK_TASKS: Final = 2048  # 2,048 tasks cost the server some 5 ms of ingest: a bounded turn
@@ -34,6 +36,8 @@ CLIENT_CREDIT_BYTES: Final = 16 * MIB  # inline results a client is ready to kee
 INLINE_TASK_BYTES: Final = 1 * MIB  # built-ins above this run in an executor, not in the worker's loop
 MAX_HANDOVER_FDS: Final = 200  # the kernel takes 253 descriptors a message (SCM_MAX_FD)
 MAX_OPEN_MAPPINGS: Final = 256
+KEPT_FUNCTIONS: Final = 256  # pickled and live ones, of one executor; loading one again takes some 10 us
+KEPT_FUNCTIONS_BYTES: Final = 64 * MIB  # of the pickled ones; some keep large data in their closure
 
 # Server
 MAX_SESSIONS: Final = 10_000

@@ -107,7 +107,7 @@ def test_close_sends_what_waits(runner: asyncio.Runner) -> None:
 
 
 def test_closed_link_whose_peer_does_not_read_is_cut(runner: asyncio.Runner, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(link_module, "FLUSH_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(link_module, "LINK_FLUSH_TIMEOUT_S", 0.05)
 
     async def test() -> None:
         there = Record()

@@ -169,8 +169,11 @@ class TestFutures:
 
     def test_a_future_that_an_unsubmitted_task_needs_is_kept(self, client: Client) -> None:
         task = tasks.merge((client.submit_one(tasks.const("kept")),))
+        other = client.submit_one(tasks.const("not kept"))
+        client.wait((other,))
+        del other
         gc.collect()
-        time.sleep(0.5)  # longer than collected futures wait
+        eventually(lambda: client.get_stats()["n_data_objects"] == 1)  # collected futures have been released
         assert client.submit_one(task).gather() == b"kept"
 
     def test_futures_let_go_right_after_their_use_is_submitted(self, client: Client) -> None:

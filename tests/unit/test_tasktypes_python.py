@@ -107,7 +107,7 @@ def test_the_function_is_pickled_once_and_shared() -> None:
 
 
 def test_a_function_is_loaded_once(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calls, "MAX_LIVE_FUNCTIONS", 2)
+    monkeypatch.setattr(calls, "KEPT_FUNCTIONS", 2)
     loads: list[PyObj] = []
     load = PyObj.load
 

@@ -8,7 +8,7 @@ object behind, even where it was finished before the cancellation came.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Final
 
 from loom.core import worker_states as ws
@@ -524,9 +524,5 @@ class WorkerCore:
             if task.id in self.tasks:
                 self._cancel(task)
         self._given = [t for t in self._given if session_of(t.id) != session]
-        for objects in (self.held, self.fetching):
-            self._drop_all([i for i in objects if session_of(i) == session])
-
-    def _drop_all(self, objects: Iterable[int]) -> None:
-        for object_id in objects:
+        for object_id in [i for i in (*self.held, *self.fetching) if session_of(i) == session]:
             self._drop(object_id)

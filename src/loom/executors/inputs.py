@@ -3,16 +3,12 @@
 import os
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Final
 
 from loom.data.base import DataObject
 from loom.data.buffers import FileSegment, StoredFile, join
 from loom.data.pack import from_packed, rebuild
-from loom.limits import MIB
+from loom.limits import KEPT_FUNCTIONS, KEPT_FUNCTIONS_BYTES
 from loom.messages import ExecutorInput, ExecutorTask
-
-KEPT_OBJECTS: Final = 256
-KEPT_BYTES: Final = 64 * MIB  # of functions, pickled; some keep large data in their closure
 
 
 class HandedFile(StoredFile):
@@ -49,7 +45,7 @@ class KeptObjects:
             return
         self._objects[object_id] = value, size_bytes
         self._bytes += size_bytes
-        while len(self._objects) > KEPT_OBJECTS or (self._bytes > KEPT_BYTES and len(self._objects) > 1):
+        while len(self._objects) > KEPT_FUNCTIONS or (self._bytes > KEPT_FUNCTIONS_BYTES and len(self._objects) > 1):
             _id, (_value, freed_bytes) = self._objects.popitem(last=False)
             self._bytes -= freed_bytes
 

@@ -8,10 +8,10 @@ import logging
 import os
 import secrets
 from collections.abc import Callable, Sequence
-from typing import Final, Protocol
+from typing import Protocol
 
 from loom.errors import ConnectError, KeyRefused, ProtocolError, VersionMismatch
-from loom.limits import CONNECT_TIMEOUT_S, LINK_HIGH_WATER_BYTES, LINK_LOW_WATER_BYTES
+from loom.limits import CONNECT_TIMEOUT_S, LINK_FLUSH_TIMEOUT_S, LINK_HIGH_WATER_BYTES, LINK_LOW_WATER_BYTES
 from loom.messages import Message
 from loom.net.greeting import Greeting
 from loom.net.sockets import Address, resolve, tcp_socket
@@ -20,8 +20,6 @@ from loom.wire.framing import FrameReader
 from loom.wire.handshake import NONCE_BYTES, Connecting, Role
 
 _log = logging.getLogger(__name__)
-
-FLUSH_TIMEOUT_S: Final = 10.0  # a closed link whose peer does not take the rest is cut after this
 
 
 class LinkHandler(Protocol):
@@ -93,7 +91,7 @@ class Link(asyncio.BufferedProtocol):
         self.closed = True
         self._reason = reason
         self._transport.close()
-        self._flush_timer = asyncio.get_running_loop().call_later(FLUSH_TIMEOUT_S, self._transport.abort)
+        self._flush_timer = asyncio.get_running_loop().call_later(LINK_FLUSH_TIMEOUT_S, self._transport.abort)
 
     def abort(self, reason: str) -> None:
         """Close at once; what waits is dropped."""

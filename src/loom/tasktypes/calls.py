@@ -11,7 +11,7 @@ from loom.data.base import DataObject
 from loom.data.pack import from_packed
 from loom.data.plain import Plain
 from loom.data.pyobj import PyObj
-from loom.limits import MAX_ERROR_CHARS
+from loom.limits import KEPT_FUNCTIONS, MAX_ERROR_CHARS
 from loom.tasktypes import checks
 from loom.tasktypes.base import RunContext, TaskError, TaskType
 from loom.tasktypes.outputs import store_object
@@ -19,8 +19,6 @@ from loom.tasktypes.python import CALL_DECODER, PY_CALL, PY_CALL_OLD, PY_VALUE
 from loom.tasktypes.redirect import without_wrappers
 from loom.tasktypes.task import Task
 from loom.tasktypes.wrappers import Context, Wrapper, wrap
-
-MAX_LIVE_FUNCTIONS: Final = 256  # of one executor; loading one again takes some 10 us
 
 
 def _run_value(context: RunContext, config: bytes, _inputs: Sequence[DataObject]) -> DataObject:
@@ -67,7 +65,7 @@ def _live_function(context: RunContext, inputs: Sequence[DataObject]) -> Any:
         if not callable(function):
             raise TaskError(f"{PY_CALL}: the first input is no function but {type(function).__name__}")
     context.functions[key] = function  # at the end: what was called last goes last
-    if len(context.functions) > MAX_LIVE_FUNCTIONS:
+    if len(context.functions) > KEPT_FUNCTIONS:
         del context.functions[next(iter(context.functions))]
     return function
 

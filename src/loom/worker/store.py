@@ -26,12 +26,6 @@ class Store:
         self._objects: dict[int, bytes | DataObject | _Large] = {}  # packed, small, large
         self._files = 0
 
-    def __len__(self) -> int:
-        return len(self._objects)
-
-    def __contains__(self, object_id: int) -> bool:
-        return object_id in self._objects
-
     def new_file(self, size_hint: int = 0) -> str:
         """Path of a file that does not exist yet."""
         self._files += 1
@@ -50,9 +44,6 @@ class Store:
 
     def drop(self, object_id: int) -> None:
         self._objects.pop(object_id, None)
-
-    def clear(self) -> None:
-        self._objects.clear()
 
     def get(self, object_id: int) -> DataObject:
         value = self._objects[object_id]

@@ -1,9 +1,9 @@
 """Fetches objects from the processes that hold them."""
 
 from collections.abc import Callable, Sequence
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
-from loom.limits import CONNECT_TIMEOUT_S
+from loom.limits import CONNECT_TIMEOUT_S, FETCH_IDLE_TIMEOUT_S
 from loom.messages import DataReply, PeerAddress
 from loom.net.link import Link, connect
 from loom.net.objects.handover import HandoverLink, connect_handover
@@ -11,8 +11,6 @@ from loom.net.objects.lane import Adopt, Done, Fetched, Land, Lane, Opening, Req
 from loom.wire.codec import Decoder
 
 __all__ = ["Fetched", "ObjectFetcher"]
-
-IDLE_TIMEOUT_S: Final = 30.0
 
 
 class _Lanes(NamedTuple):
@@ -29,7 +27,7 @@ class ObjectFetcher:
     fetch.
     """
 
-    def __init__(self, key: bytes, land: Land, adopt: Adopt, idle_timeout_s: float = IDLE_TIMEOUT_S) -> None:
+    def __init__(self, key: bytes, land: Land, adopt: Adopt, idle_timeout_s: float = FETCH_IDLE_TIMEOUT_S) -> None:
         self._key = key
         self._land = land
         self._adopt = adopt
