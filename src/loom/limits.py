@@ -28,6 +28,9 @@ MAX_PATH_BYTES: Final = 4096
 MAX_ERROR_CHARS: Final = 128 * KIB
 STDERR_TAIL_BYTES: Final = 64 * KIB
 MAX_CPUS: Final = 1 << 16
+MAX_EXTRAS: Final = 32  # named amounts in one resource request
+MAX_EXTRA: Final = 1 << 60  # of one of them: bytes, parts of gpus
+MAX_COPIES: Final = 1_000_000  # tasks that one dynamic task or consumer of such becomes
 
 # Objects
 SMALL_OBJECT_BYTES: Final = 64 * KIB  # up to here an object is bytes in its worker; above, a file

@@ -5,7 +5,7 @@ Task ids are global (`ids.task_id`) between server and workers; a client speaks 
 `packed` is a whole small object as `data.pack` makes it: the server passes it on unopened.
 """
 
-from typing import Annotated
+from typing import Annotated, Final
 
 from msgspec import Meta, Struct
 
@@ -50,6 +50,27 @@ class PlanChunk(Message):
     inputs: bytes  # Q, positional
     config_ends: bytes  # I, cumulative
     configs: bytes
+    checkpoint_rows: bytes  # I, rising
+    checkpoint_paths: list[bytes]  # of those rows
+    more: bool  # chunks of the same plan follow
+
+
+# Tasks that the server puts in a plan itself. Their types stand in `tasktypes`, as all others do.
+GET: Final = "loom/base/get"
+SLICE: Final = "loom/base/slice"
+SAME: Final = "loom/base/same"
+ARRAY_MAKE: Final = "loom/array/make"
+DGET: Final = "loom/scheduler/dget"
+DSLICE: Final = "loom/scheduler/dslice"
+
+
+class GetConfig(Struct, array_like=True, frozen=True):
+    index: int
+
+
+class SliceConfig(Struct, array_like=True, frozen=True):
+    start: int
+    end: int
 
 
 # -- Client to server -------------------------------------------------------------------------------------------------
@@ -111,6 +132,13 @@ class RelayFetch(Message, tag=9):
     number: Id
 
 
+class SetTrace(Message, tag=10):
+    """Server and workers write traces below the directory `path` (bytes of an absolute path), until the session ends."""
+
+    seq: Id
+    path: bytes
+
+
 ClientToServer = (
     OpenSession
     | ResumeSession
@@ -121,6 +149,7 @@ ClientToServer = (
     | GetStats
     | LocateResult
     | RelayFetch
+    | SetTrace
 )
 
 
@@ -203,10 +232,11 @@ ServerToClient = SessionOpened | SessionRefused | Acked | ResultsReady | Results
 
 
 class RegisterWorker(Message, tag=64):
-    """`name` is for people (host:pid)."""
+    """`name` is for people (host:pid). `extras`: what there is besides cores, in the units of `Request.extras`."""
 
     name: str
     cpus: Annotated[int, Meta(ge=1, le=MAX_CPUS)]
+    extras: list[tuple[str, Count]]
     host: str
     port: Count
     handover: str
@@ -280,8 +310,22 @@ class RelayPiece(Message, tag=70):
     error: str
 
 
+class CheckpointWritten(Message, tag=71):
+    """The answer to WriteCheckpoint; `error` is empty where the file is in place."""
+
+    object: Id
+    error: str
+
+
 WorkerToServer = (
-    RegisterWorker | TasksFinished | TasksFailed | TaskRedirected | ObjectsHeld | TasksGivenBack | RelayPiece
+    RegisterWorker
+    | TasksFinished
+    | TasksFailed
+    | TaskRedirected
+    | ObjectsHeld
+    | TasksGivenBack
+    | RelayPiece
+    | CheckpointWritten
 )
 
 
@@ -369,6 +413,19 @@ class StopWorker(Message, tag=104):
     pass
 
 
+class WriteCheckpoint(Message, tag=105):
+    """Write an object that is held here to a file; `path` is the bytes of an absolute path."""
+
+    object: Id
+    path: bytes
+
+
+class WriteTrace(Message, tag=106):
+    """From now on write a trace below the directory `path`; none where that is empty."""
+
+    path: bytes
+
+
 ServerToWorker = (
     WorkerAccepted
     | RunTasks
@@ -379,6 +436,8 @@ ServerToWorker = (
     | ForgetSession
     | RelayObject
     | StopWorker
+    | WriteCheckpoint
+    | WriteTrace
 )
 
 
@@ -456,7 +515,10 @@ class ResultPart(Message):
 
 
 class SmallResult(Message, tag=161):
+    """`begun_us` is a time of the host's monotonic clock."""
+
     serial: Id
+    begun_us: Count
     duration_us: Count
     size_bytes: Count
     length: Count
@@ -467,6 +529,7 @@ class LargeResult(Message, tag=163):
     """`parts` lie in `file` or in inputs."""
 
     serial: Id
+    begun_us: Count
     duration_us: Count
     size_bytes: Count
     length: Count
@@ -477,6 +540,8 @@ class LargeResult(Message, tag=163):
 
 class ErrorResult(Message, tag=164):
     serial: Id
+    begun_us: Count
+    duration_us: Count
     error: str
 
 

@@ -2,7 +2,7 @@
 
 from msgspec import Struct
 
-from loom.messages import Message
+from loom.messages import Message, PlanChunk
 
 
 class LinkUp(Struct, gc=False):
@@ -53,4 +53,53 @@ class Shutdown(Struct, gc=False):
     """Leave once everything is sent."""
 
 
-ServerEffect = Send | CloseLink | Shutdown
+class StartTrace(Struct, gc=False):
+    """Write a trace below this directory from now on; empty: no more."""
+
+    path: bytes
+
+
+class PlanGrew(Struct, gc=False):
+    session: int
+    chunk: PlanChunk
+
+
+class InputsChanged(Struct, gc=False):
+    """A task has become something else, or has other inputs (numbers by position): redirection, expansion."""
+
+    session: int
+    number: int
+    symbol: str
+    inputs: list[int]
+
+
+class TaskFailed(Struct, gc=False):
+    """A task failed by itself, not over an input. `worker`: the name of where."""
+
+    session: int
+    number: int
+    worker: str
+    error: str
+
+
+class WorkerJoined(Struct, gc=False):
+    worker: int
+    name: str
+    cpus: int
+    extras: list[tuple[str, int]]
+
+
+class WorkerLeft(Struct, gc=False):
+    worker: int
+
+
+Fact = PlanGrew | InputsChanged | TaskFailed | WorkerJoined | WorkerLeft
+
+
+class Facts(Struct, gc=False):
+    """For the trace, while one is written. Comes before anything that is sent because of them."""
+
+    facts: list[Fact]
+
+
+ServerEffect = Send | CloseLink | Shutdown | StartTrace | Facts

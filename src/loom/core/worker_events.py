@@ -75,6 +75,20 @@ class ExecutorReady(Struct, gc=False):
     executor: int
 
 
+class CheckpointDone(Struct, gc=False):
+    """`error` is empty where the file is in place."""
+
+    object: int
+    error: str
+
+
+class NotInline(Struct, gc=False):
+    """A task that was to run in the loop needs an executor (it opens an object of somebody's own type)."""
+
+    task: int
+    attempt: int
+
+
 WorkerEvent = (
     FromServer
     | ServerLost
@@ -88,6 +102,8 @@ WorkerEvent = (
     | NotSent
     | ExecutorLost
     | ExecutorReady
+    | CheckpointDone
+    | NotInline
 )
 
 
@@ -123,6 +139,19 @@ class Relay(Struct, gc=False):
     object: int
 
 
+class WriteCheckpoint(Struct, gc=False):
+    """Write this object, which is in the store, to a file; answer with CheckpointDone."""
+
+    object: int
+    path: bytes
+
+
+class StartTrace(Struct, gc=False):
+    """Write a trace below this directory from now on; empty: no more."""
+
+    path: bytes
+
+
 class Stop(Struct, gc=False):
     """Leave."""
 
@@ -138,5 +167,7 @@ WorkerEffect = (
     | ReadBack
     | KillExecutor
     | Relay
+    | WriteCheckpoint
+    | StartTrace
     | Stop
 )

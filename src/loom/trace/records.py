@@ -1,0 +1,173 @@
+"""What stands in a trace, one struct a kind of record.
+
+A file of a trace is a row of frames: a 32-bit little-endian length, then that many bytes of msgpack, one record. The
+first is `Opened`. A process may be killed at any time, so a file may end inside a frame. Times are in microseconds of
+the host's monotonic clock (`time.monotonic_ns() // 1000`); `Opened` says what wall clock time one of them was. Columns
+are little-endian as in `loom.messages`. Task ids are global (`loom.ids`).
+"""
+
+from typing import Final
+
+from msgspec import Struct
+
+VERSION: Final = 1
+SUFFIX: Final = ".trace"
+
+LOOP_LANE: Final = 0xFFFF  # of a task that ran in its worker's loop, or without a core of its own
+
+
+class Record(Struct, array_like=True, gc=False):
+    """Base of all; later versions may add fields at the end."""
+
+
+class Opened(Record, tag=1):
+    """Who writes. `role` is "server" or "worker"; `worker` is its number at the server (0: the server itself).
+
+    `extras` as in messages.RegisterWorker. `wall_us` is the wall clock (since 1970) at `monotonic_us`.
+    """
+
+    version: int
+    role: str
+    worker: int
+    name: str
+    cpus: int
+    extras: list[tuple[str, int]]
+    monotonic_us: int
+    wall_us: int
+
+
+# -- In the file of a worker ------------------------------------------------------------------------------------------
+
+
+class KindNamed(Record, tag=2):
+    """`label` is the part of labels up to `:`."""
+
+    kind: int
+    symbol: str
+    label: str
+    cpus: int
+    extras: list[tuple[str, int]]
+
+
+class TasksRan(Record, tag=3):
+    """Tasks that ended well. `lanes`: the first of the worker's cores that the task had, or LOOP_LANE."""
+
+    tasks: bytes  # Q
+    kinds: bytes  # I
+    lanes: bytes  # H
+    begun_us: bytes  # Q
+    durations_us: bytes  # Q
+    sizes_bytes: bytes  # Q, of the results
+
+
+class TaskEndedBadly(Record, tag=4):
+    """It failed, was cancelled, or took its process down."""
+
+    task: int
+    kind: int
+    lane: int
+    begun_us: int
+    duration_us: int
+    error: str
+
+
+class ObjectFetched(Record, tag=5):
+    """An object came from another worker (`source`: its number at the server)."""
+
+    object: int
+    source: int
+    size_bytes: int
+    begun_us: int
+    duration_us: int
+
+
+class Sampled(Record, tag=6):
+    """`cpu_us`: processor time that the worker and all its processes have used so far; `memory_bytes`: what they have in
+    memory now; `store_bytes` in `n_objects`: what the worker holds.
+    """
+
+    at_us: int
+    cpu_us: int
+    memory_bytes: int
+    store_bytes: int
+    n_objects: int
+
+
+class CheckpointSaved(Record, tag=7):
+    object: int
+    size_bytes: int
+    begun_us: int
+    duration_us: int
+    error: str
+
+
+# -- In the file of the server ----------------------------------------------------------------------------------------
+
+
+class PlanGrew(Record, tag=32):
+    """A stretch of a session's plan, in the columns of messages.PlanChunk: task `first + i` is row i.
+
+    Inputs are numbers of the same session, by position.
+    """
+
+    at_us: int
+    session: int
+    first: int
+    symbols: list[str]
+    labels: list[str]
+    symbol_of: bytes  # H
+    label_of: bytes  # H
+    input_ends: bytes  # I, cumulative
+    inputs: bytes  # Q
+
+
+class InputsChanged(Record, tag=33):
+    """A task has other inputs from now on: it was redirected or expanded, or is a consumer of such a task.
+
+    `symbol` is what it does now.
+    """
+
+    at_us: int
+    session: int
+    number: int
+    symbol: str
+    inputs: bytes  # Q
+
+
+class TaskFailed(Record, tag=34):
+    """A task failed by itself, not over an input. `worker` is the name of where; empty: the server found it."""
+
+    at_us: int
+    session: int
+    number: int
+    worker: str
+    error: str
+
+
+class WorkerJoined(Record, tag=35):
+    at_us: int
+    worker: int
+    name: str
+    cpus: int
+    extras: list[tuple[str, int]]
+
+
+class WorkerLeft(Record, tag=36):
+    at_us: int
+    worker: int
+
+
+AnyRecord = (
+    Opened
+    | KindNamed
+    | TasksRan
+    | TaskEndedBadly
+    | ObjectFetched
+    | Sampled
+    | CheckpointSaved
+    | PlanGrew
+    | InputsChanged
+    | TaskFailed
+    | WorkerJoined
+    | WorkerLeft
+)
