@@ -31,6 +31,7 @@ class Cluster:
     client: Client
     server_pid: int
     n_workers: int
+    port: int
 
 
 @contextmanager
@@ -44,7 +45,8 @@ def running(embedded: bool) -> Iterator[Cluster]:
 def _embedded() -> Iterator[Cluster]:
     with Client(cpus=N_WORKERS) as client:
         servers = [child.pid for child in psutil.Process().children() if "loom.cli.server" in child.cmdline()]
-        yield Cluster(client, servers[-1], 1)
+        assert client._cluster is not None
+        yield Cluster(client, servers[-1], 1, client._cluster.port)
 
 
 @contextmanager
@@ -62,7 +64,7 @@ def _scripts() -> Iterator[Cluster]:
             logs = "\n".join(path.read_text() for path in sorted(directory.iterdir()))
             raise RuntimeError(f"{found} of {N_WORKERS} workers after {_START_S:g} s. Their logs:\n{logs}")
         client = stack.enter_context(Client("127.0.0.1", port))
-        yield Cluster(client, server.pid, N_WORKERS)
+        yield Cluster(client, server.pid, N_WORKERS, port)
 
 
 @contextmanager

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
+import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 
 from benchmarks import bodies
 from benchmarks.bench import Bench
+from benchmarks.cluster import Cluster
 from benchmarks.measuring import Meter, Side, Target
 from benchmarks.references import N_WORKERS, LoopbackPeer, loopback_peer, pool_bag, process_pool, xargs
 from loom.client import Client, Task, tasks
@@ -35,6 +37,26 @@ def w1(bench: Bench) -> None:
                 _pool_rate(pool, n),
                 target=Target(least, "at least", first=3),
             )
+
+
+def w1t(bench: Bench) -> None:
+    n = bench.size(20_000)
+    with tempfile.TemporaryDirectory(prefix="loom-benchmarks-") as directory, bench.loom() as cluster:
+        bench.compare(
+            f"bag of {n:,} no-op Python tasks while a trace is written",
+            "tasks/s",
+            Side("traced", partial(_traced_bag, cluster, directory, n), partial(_rate, n), n),
+            Side("untraced", partial(_submit, cluster.client, partial(_bag, n)), partial(_rate, n), n),
+            target=Target(0.97, "at least"),
+        )
+
+
+def _traced_bag(cluster: Cluster, directory: str, n: int, meter: Meter) -> None:
+    """The trace belongs to another session, and ends with it."""
+    with Client("127.0.0.1", cluster.port) as observer:
+        observer.set_trace(directory)
+        observer.get_stats()  # answered after the server has told the workers
+        _submit(cluster.client, partial(_bag, n), meter)
 
 
 def w1u(bench: Bench) -> None:

@@ -8,6 +8,7 @@ from benchmarks.bench import Bench
 
 WORKLOADS: Final[Mapping[str, Callable[[Bench], None]]] = {
     "W1": graphs.w1,
+    "W1t": graphs.w1t,
     "W1u": graphs.w1u,
     "W2": graphs.w2,
     "W3": graphs.w3,

@@ -15,6 +15,7 @@ from loom.data.buffers import FileSegment, StoredFile
 from loom.data.pack import describe, from_packed, rebuild, to_packed, value_of
 from loom.data.plain import Plain
 from loom.data.pyobj import PyObj
+from loom.executors.environment import pin_threads
 from loom.executors.processes import ExecutorProcess
 from loom.limits import MAX_HANDOVER_FDS
 from loom.messages import (
@@ -473,3 +474,97 @@ def test_a_redirection_travels_as_a_plan(owner: Owner) -> None:
     result = owner.run(redirect, small(b"some"))
     assert isinstance(result, RedirectResult)
     assert result.chunk.symbols == ["loom/data/const", "loom/data/merge"]
+
+
+# -- Another environment -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def variable() -> Callable[[], str]:
+    def variable() -> str:
+        return os.environ.get("LOOM_TEST", "unset")
+
+    return variable
+
+
+def test_a_restarted_process_has_other_variables(owner: Owner, variable: Callable[[], str]) -> None:
+    assert value(owner.run(variable)) == b"unset"
+    first = owner.executor.pid
+    owner.executor.restart((("LOOM_TEST", "a"),))
+    assert owner.executor.pid != first
+    assert value(owner.run(variable)) == b"a"
+    owner.executor.restart(())
+    assert value(owner.run(variable)) == b"unset"
+    assert owner.losses == []
+    assert "LOOM_TEST" not in os.environ
+
+
+def test_tasks_given_right_after_a_restart_wait_in_the_new_process(owner: Owner, variable: Callable[[], str]) -> None:
+    owner.run(variable)
+    owner.executor.restart((("LOOM_TEST", "b"),))
+    calls = [owner.call(variable) for _ in range(3)]
+    owner.give(*calls)
+    owner.wait(lambda: all(task.serial in owner.results for task in calls))
+    assert [value(owner.results[task.serial]) for task in calls] == [b"b"] * 3
+
+
+def test_a_process_that_died_is_replaced_with_the_same_variables(owner: Owner, variable: Callable[[], str]) -> None:
+    owner.executor.restart((("LOOM_TEST", "c"),))
+    owner.executor.kill()
+    owner.wait(lambda: owner.losses)
+    owner.executor.start()
+    assert value(owner.run(variable)) == b"c"
+
+
+def test_a_restart_while_there_is_no_process_is_for_the_next_one(owner: Owner, variable: Callable[[], str]) -> None:
+    owner.executor.kill()
+    owner.wait(lambda: owner.losses)
+    owner.executor.restart((("LOOM_TEST", "d"),))
+    assert owner.executor.pid is None
+    owner.executor.start()
+    assert value(owner.run(variable)) == b"d"
+
+
+def test_a_restart_before_the_end_was_noticed_reports_no_loss(owner: Owner, variable: Callable[[], str]) -> None:
+    pid = owner.executor.pid
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    owner.executor.restart((("LOOM_TEST", "e"),))
+    assert value(owner.run(variable)) == b"e"
+    assert owner.losses == []
+
+
+def test_all_threads_of_a_process_are_pinned(owner: Owner) -> None:
+    def threads() -> str:
+        import threading
+
+        threading.Thread(target=threading.Event().wait, daemon=True).start()
+        return "started"
+
+    assert value(owner.run(threads)) == b"started"
+    pid = owner.executor.pid
+    assert pid is not None
+    core = min(os.sched_getaffinity(0))
+    pin_threads(pid, (core,))
+    tasks = [int(name) for name in os.listdir(f"/proc/{pid}/task")]
+    assert len(tasks) == 2
+    assert [os.sched_getaffinity(task) for task in tasks] == [{core}, {core}]
+    owner.executor.stop()
+    pin_threads(pid, (core,))  # of a process that is gone: nothing
+
+
+def test_a_restart_that_fails_can_be_made_good(
+    owner: Owner, variable: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_arguments: object) -> int:
+        raise BlockingIOError("no more processes")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("loom.executors.processes._spawn_executor", refuse)
+        with pytest.raises(OSError, match="no more processes"):
+            owner.executor.restart((("LOOM_TEST", "f"),))
+    assert owner.executor.pid is None
+    assert not owner.executor.send(ExecutorBatch([owner.call(variable)]), [])
+    owner.executor.start()
+    assert value(owner.run(variable)) == b"f"
+    assert owner.losses == []

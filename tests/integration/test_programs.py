@@ -15,6 +15,7 @@ from loom.data.buffers import FileSegment, StoredFile
 from loom.data.file import FileObject
 from loom.data.pack import value_of
 from loom.data.plain import Plain
+from loom.executors.environment import Variables
 from loom.executors.programs import ProgramRunner
 from loom.tasktypes.content import const
 from loom.tasktypes.run import run
@@ -44,10 +45,12 @@ class Owner:
         inputs: Sequence[tuple[DataObject, str | None]] = (),
         outputs: Sequence[str | None] = (None,),
         task: int = TASK,
+        variables: Variables = (),
+        cores: tuple[int, ...] = (),
     ) -> None:
         built = run(args, [(const(""), name) for _value, name in inputs], outputs)
         assert isinstance(built.config, bytes)
-        self.runner.start(task, built.config, [value for value, _name in inputs], self.on_done)
+        self.runner.start(task, built.config, [value for value, _name in inputs], self.on_done, variables, cores)
 
     def wait(self, condition: Callable[[], object]) -> None:
         async def until() -> None:
@@ -61,8 +64,10 @@ class Owner:
         args: str | Sequence[str],
         inputs: Sequence[tuple[DataObject, str | None]] = (),
         outputs: Sequence[str | None] = (None,),
+        variables: Variables = (),
+        cores: tuple[int, ...] = (),
     ) -> DataObject:
-        self.start(args, inputs, outputs)
+        self.start(args, inputs, outputs, TASK, variables, cores)
         self.wait(lambda: TASK in self.ended)
         value, error, _duration = self.ended.pop(TASK)
         assert value is not None, error
@@ -350,3 +355,41 @@ def test_a_store_on_another_file_system_is_copied_from(owner: Owner) -> None:
         del given
     finally:
         shutil.rmtree(elsewhere)
+
+
+# -- Variables and cores -----------------------------------------------------------------------------------------------
+
+
+def test_a_program_has_variables_beside_those_of_the_worker(owner: Owner, monkeypatch: pytest.MonkeyPatch) -> None:
+    for variables, shown in [
+        ((("LOOM_TEST", "a"), ("LOOM_OTHER", "b")), b"a b"),
+        ((), b" "),
+        ((("LOOM_TEST", "c"),), b"c "),
+        ((("PATH", "/nowhere"),), b" "),
+    ]:
+        script = 'printf "%s %s" "$LOOM_TEST" "$LOOM_OTHER"; test -n "$PATH"'
+        assert owner.run(("/bin/sh", "-c", script), variables=variables).read() == shown
+    assert not {"LOOM_TEST", "LOOM_OTHER"} & set(os.environ)
+
+
+def test_many_environments(owner: Owner) -> None:
+    for n in range(300):
+        if n % 50 == 0:
+            variables = (("LOOM_TEST", str(n)),)
+            assert owner.run(("/bin/sh", "-c", "echo $LOOM_TEST"), variables=variables).read() == b"%d\n" % n
+        owner.runner._environment((("LOOM_TEST", str(n)),))
+    assert len(owner.runner._environments) < 300
+
+
+def test_a_program_and_what_it_starts_are_pinned(owner: Owner) -> None:
+    core = max(os.sched_getaffinity(0))
+    script = f"until grep -x 'Cpus_allowed_list:.{core}' /proc/self/status; do :; done"
+    pinned = owner.shell(script, cores=(core,))
+    assert pinned.read() == b"Cpus_allowed_list:\t%d\n" % core
+    free = owner.shell("grep Cpus_allowed_list /proc/self/status").read()
+    mine = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("Cpus_allowed_list")]
+    assert free.decode() == f"{mine[0]}\n"
+
+
+def test_a_core_that_is_not_there_does_not_stop_a_program(owner: Owner) -> None:
+    assert owner.run(("/bin/echo", "ran"), cores=(4095,)).read() == b"ran\n"

@@ -73,6 +73,9 @@ def chunk_of(
         array("Q", [i for r in rows for i in r.inputs]).tobytes(),
         array("I", accumulate(len(r.config) for r in rows)).tobytes(),
         b"".join(r.config for r in rows),
+        b"",
+        [],
+        False,
     )
 
 
@@ -139,7 +142,7 @@ class Bench:
         return self.step(LinkUp(link, "client"), Received(link, [OpenSession(b"token", credit_bytes)]))
 
     def worker(self, link: int, cpus: int = 1) -> Said:
-        register = RegisterWorker(f"w{link}", cpus, "host", link, "", [])
+        register = RegisterWorker(f"w{link}", cpus, [], "host", link, "", ["t/work"])
         return self.step(LinkUp(link, "worker"), Received(link, [register]))
 
     def seq(self, link: int) -> int:

@@ -36,7 +36,7 @@ from loom.messages import (
 from loom.resources import Request
 
 CLIENT, OTHER, W1, W2 = 1, 2, 11, 12
-REGISTER = RegisterWorker("w", 2, "h", 1, "", [])
+REGISTER = RegisterWorker("w", 2, [], "h", 1, "", ["t/work"])
 
 
 def busy_server() -> ServerCore:

@@ -215,7 +215,7 @@ def test_a_dependent_of_a_failed_task_goes_back(bench: Bench) -> None:
 
 
 def test_a_redirection_is_told_and_its_dependents_go_back(bench: Bench) -> None:
-    chunk = PlanChunk(0, 0, [], [], [], b"", b"", b"", b"", b"", b"", b"", b"", b"", b"")
+    chunk = PlanChunk(0, 0, [], [], [], b"", b"", b"", b"", b"", b"", b"", b"", b"", b"", b"", [], False)
     bench.run(task(0, FUNCTION), task(1, INLINE, 0))
     bench.step(Redirected(S, 1, chunk))
     assert [m.task for m in bench.told(TaskRedirected)] == ids(0)

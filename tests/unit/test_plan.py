@@ -241,7 +241,9 @@ def test_only_tasks_are_submitted(submitted: object) -> None:
         ("resource_request", 4, "resource request is none: 4"),
         ("policy", "eager", "its policy is 'eager', not one of"),
         ("policy", "scheduler", "'scheduler'"),
-        ("checkpoint_path", "/a/b", "no checkpoints"),
+        ("checkpoint_path", "a/b", "is not absolute"),
+        ("checkpoint_path", "/a/", "is no file name"),
+        ("checkpoint_path", 3, "is no path: 3"),
     ],
 )
 def test_a_bad_attribute_is_refused(attribute: str, value: object, story: str) -> None:

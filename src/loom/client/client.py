@@ -7,23 +7,26 @@ import os
 import threading
 import weakref
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from loom.client.future import Future
 from loom.client.results import Payload, Results
-from loom.core.client import AskStats, Close, FetchResults, ReleaseResults, Submit
+from loom.core.client import AskStats, Close, FetchResults, ReleaseResults, StartTrace, Submit
 from loom.data.pack import from_packed, rebuild, value_of
 from loom.errors import ClientClosed, InvalidPlan, LoomError
-from loom.limits import CONNECT_TIMEOUT_S
-from loom.tasktypes.plan import encode_plan
-from loom.tasktypes.task import Reference, Task
+from loom.limits import CONNECT_TIMEOUT_S, MAX_PATH_BYTES
+from loom.tasktypes.kinds import check_checkpoint
+from loom.tasktypes.plan import checkpointed, encode_plan
+from loom.tasktypes.saving import find_task, load_task
+from loom.tasktypes.task import Reference, Task, is_dynamic
 from loom.wire.keys import load_key
 
 if TYPE_CHECKING:
     from loom.client.embedded import EmbeddedCluster
 
 DEFAULT_PORT = 9010
+_PATHS_A_QUESTION = 4096
 
 _open_clients: weakref.WeakSet[Client] = weakref.WeakSet()
 
@@ -32,7 +35,9 @@ class Client:
     """A session with a server.
 
     `Client("host", 9010)` connects to a running server; `Client()` starts a server and a worker with all cores of this
-    machine and takes them down when it is closed. `cpus` (embedded only): cores of that worker. A context manager.
+    machine and takes them down when it is closed. What that worker offers can be said: `cpus`, `gpus`, `mem` (bytes, or
+    text such as "4GiB"), and `resources`, amounts by name; `load` and `load_native` are plugins for it, modules by name
+    and shared libraries. A context manager.
 
     Raises ConnectError within `connect_timeout_s` seconds where there is no server, KeyRefused at once where the server
     belongs to another user's key.
@@ -45,9 +50,18 @@ class Client:
         *,
         connect_timeout_s: float = CONNECT_TIMEOUT_S,
         cpus: int | None = None,
+        gpus: int | None = None,
+        mem: int | str | None = None,
+        resources: Mapping[str, int] | None = None,
+        load: Sequence[str] | None = None,
+        load_native: Sequence[str | os.PathLike[str]] | None = None,
     ) -> None:
-        if address is not None and cpus is not None:
-            raise LoomError("cpus= is for Client() without an address; workers of a server are given --cpus")
+        if address is not None:
+            offered: dict[str, object] = {"cpus": cpus, "gpus": gpus, "mem": mem, "resources": resources}
+            offered |= {"load": load, "load_native": load_native}
+            for name in [name for name, value in offered.items() if value is not None]:
+                option = "resource" if name == "resources" else name.replace("_", "-")
+                raise LoomError(f"{name}= is for Client() without an address; workers of a server are given --{option}")
         self._pid = os.getpid()
         self._lock = threading.RLock()  # what is posted to the I/O thread is posted in order
         self._collected: deque[int] = deque()
@@ -59,9 +73,10 @@ class Client:
         key = load_key()
         self._cluster: EmbeddedCluster | None = None
         if address is None:
-            from loom.client.embedded import EmbeddedCluster
+            from loom.client.embedded import EmbeddedCluster, plugin_options, worker_options
 
-            self._cluster = EmbeddedCluster(cpus, self._results.broken)
+            options = worker_options(cpus, gpus, mem, resources) + plugin_options(load or (), load_native or ())
+            self._cluster = EmbeddedCluster(options, self._results.broken)
             address, port = self._cluster.address, self._cluster.port
         self._engine = Engine(address, port, key, self._results, self._collected)
         try:
@@ -78,28 +93,46 @@ class Client:
 
         A task that several of them share runs once. Raises InvalidPlan, naming the culprit, for what is no plan: a
         cycle, an input that is neither task nor future, a future that was released or belongs to another client.
-        `load`: take what earlier runs have left at `checkpoint_path` (this version has no checkpoints: refused).
+        `load`: take the results of tasks whose `checkpoint_path` is there already from those files, and compute only
+        what is missing; a worker looks for them before this returns.
         """
         if isinstance(tasks, Task):
             raise InvalidPlan("submit takes a collection of tasks; a single one goes to submit_one")
-        if load:
-            raise LoomError("submit(load=True): this version of Loom has no checkpoints")
         try:
             wanted = list(tasks)
         except TypeError:
             raise InvalidPlan(f"submit takes a collection of tasks, not {tasks!r:.200}") from None
         self._check_process()  # before the lock: a thread of the parent may have held it when this process was forked
+        loaded = self._find_checkpoints(wanted) if load else {}
         with self._lock:
             self._check_open()
             self._results.check()
-            plan = encode_plan(wanted, self._next_number, self._number_of)
+            plan = encode_plan(wanted, self._next_number, self._number_of, loaded)
             self._next_number += plan.count
             self._results.expect(plan.numbers)
             for chunk in plan.chunks:
                 self._engine.post(Submit(chunk))
         # one for each number: a second one, when it is collected, would release what the first one stands for
         futures = {number: Future(self, number) for number in dict.fromkeys(plan.numbers)}
+        if plan.has_dynamic:
+            for task, number in zip(wanted, plan.numbers, strict=True):
+                futures[number].is_dynamic = is_dynamic(task)
         return [futures[number] for number in plan.numbers]
+
+    def _find_checkpoints(self, wanted: list[Task]) -> dict[Task, Task]:
+        """For each task whose checkpoint is there, the task that loads it. Asks a worker: they see the files."""
+        self._check_open()
+        saved = checkpointed(wanted, self._number_of)
+        loaded: dict[Task, Task] = {}
+        for start in range(0, len(saved), _PATHS_A_QUESTION):
+            some = saved[start : start + _PATHS_A_QUESTION]
+            paths = [check_checkpoint(task) for task in some]
+            found = self.submit_one(find_task(paths)).gather()
+            assert isinstance(found, bytes)
+            for task, path, is_there in zip(some, paths, found, strict=True):
+                if is_there:
+                    loaded[task] = load_task(path, task.label)
+        return loaded
 
     def submit_one(self, task: Task, load: bool = False) -> Future:
         """Submit one task with everything it depends on."""
@@ -202,6 +235,18 @@ class Client:
         self._check_open()
         return self._engine.ask_stats(AskStats())
 
+    def set_trace(self, path: str | os.PathLike[str]) -> None:
+        """Have server and workers write traces below the directory `path`, until this client is closed.
+
+        A relative path is taken from here; the directory is made at once. What is submitted from now on is in the trace
+        when `gather` returns it. LoomError where the directory cannot be made.
+        """
+        self._check_open()
+        directory = _trace_directory(path)
+        with self._lock:
+            self._check_open()
+            self._engine.post(StartTrace(directory))
+
     def close(self) -> None:
         """End the session: its tasks are stopped, its objects dropped. Twice is once."""
         self._end(terminate=False)
@@ -264,6 +309,23 @@ class Client:
             if future._released:
                 raise LoomError(f"{future!r} was released or gathered: its result is gone")
         return [future.task_id for future in checked]
+
+
+def _trace_directory(path: str | os.PathLike[str]) -> bytes:
+    """Make the directory; returns its absolute path."""
+    try:
+        if not os.fspath(path):
+            raise ValueError("it has no name")
+        directory = os.fsencode(os.path.abspath(path))
+        os.makedirs(directory, exist_ok=True)
+    except (OSError, TypeError, ValueError) as error:  # ValueError: a zero byte
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise LoomError(f"the directory for traces {path!r:.200} cannot be made: {reason}") from None
+    if len(directory) > MAX_PATH_BYTES:
+        raise LoomError(f"the path of the directory for traces is longer than {MAX_PATH_BYTES} bytes")
+    if not os.access(directory, os.W_OK | os.X_OK):
+        raise LoomError(f"the directory for traces {path!r:.200} is not writable by this user")
+    return directory
 
 
 def _nothing() -> None:

@@ -9,16 +9,21 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from loom.errors import LoomError, LoomException
+from loom.limits import MAX_CPUS, MAX_EXTRAS
+from loom.resources import check_name, parse_size
 from loom.resources import cpus as check_cpus
+from loom.resources import resources as check_resources
 
 _BACKLOG: Final = 64
 _LEAVE_S: Final = 5.0  # how long the processes may take to end when asked to
 _SOON_S: Final = 3.0  # a worker that ends earlier than this after its start has a lasting reason
 _QUICK_ENDS: Final = 3  # so many in a row and it is not started again
+_PLUGIN_STATUS: Final = 78  # of a worker that cannot load its plugins (plugins.chosen): it is not tried again
+_MAX_NAMED: Final = MAX_EXTRAS - 2  # beside mem and gpus
 
 
 _clusters: weakref.WeakSet[EmbeddedCluster] = weakref.WeakSet()
@@ -27,12 +32,13 @@ _clusters: weakref.WeakSet[EmbeddedCluster] = weakref.WeakSet()
 class EmbeddedCluster:
     """Its processes end when their standard input does, so they cannot outlive the process that made them.
 
-    A worker that dies is replaced. `broken` is called once, with the reason, where that does not help.
+    `options` are those of the worker, from `worker_options`. A worker that dies is replaced. `broken` is called once,
+    with the reason, where that does not help.
     """
 
-    def __init__(self, cpus: int | None, broken: Callable[[LoomException], None]) -> None:
+    def __init__(self, options: list[str], broken: Callable[[LoomException], None]) -> None:
         self.address = "127.0.0.1"
-        self._cpus = check_cpus(cpus).cpus if cpus is not None else len(os.sched_getaffinity(0))
+        self._options = options
         self._broken = broken
         self._closing = False
         self._lock = threading.Lock()
@@ -49,7 +55,7 @@ class EmbeddedCluster:
             threading.Thread(target=watch, name="loom-embedded", daemon=True).start()
 
     def _start_worker(self) -> subprocess.Popen[bytes]:
-        return _start("worker", "--cpus", str(self._cpus), self.address, str(self.port))
+        return _start("worker", *self._options, self.address, str(self.port))
 
     def _watch_server(self) -> None:
         status = self._server.wait()
@@ -65,7 +71,7 @@ class EmbeddedCluster:
                 if self._closing:
                     return
                 quick_ends = quick_ends + 1 if time.monotonic() - began < _SOON_S else 0
-                if quick_ends >= _QUICK_ENDS:
+                if quick_ends >= _QUICK_ENDS or status == _PLUGIN_STATUS:
                     break
                 self._worker = self._start_worker()
         self._broken(
@@ -99,6 +105,41 @@ class EmbeddedCluster:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+
+def worker_options(
+    cpus: int | None, gpus: int | None, mem: int | str | None, named: Mapping[str, int] | None
+) -> list[str]:
+    """What `loom-worker` is called with; LoomError where an argument is none that it takes."""
+    n_cpus = check_cpus(cpus).cpus if cpus is not None else len(os.sched_getaffinity(0))
+    options = ["--cpus", str(n_cpus)]
+    if gpus is not None:
+        if isinstance(gpus, bool) or not isinstance(gpus, int) or not 0 <= gpus <= MAX_CPUS:
+            raise LoomError(f"gpus={gpus!r}: a worker has whole gpus, from 0 to {MAX_CPUS}")
+        options += ["--gpus", str(gpus)]
+    if mem is not None:
+        options += ["--mem", str(parse_size(mem))]
+    named = named or {}
+    if not isinstance(named, Mapping) or not all(isinstance(name, str) for name in named):
+        raise LoomError(f'resources={named!r:.200}: write names and amounts, such as {{"fpga": 2}}')
+    if len(named) > _MAX_NAMED:
+        raise LoomError(f"{len(named)} named resources: a worker has at most {_MAX_NAMED}")
+    for name in named:
+        check_name(name)
+    check_resources(**named)
+    for name, amount in named.items():
+        options += ["--resource", f"{name}={amount}"]
+    return options
+
+
+def plugin_options(load: Sequence[str], load_native: Sequence[str | os.PathLike[str]]) -> list[str]:
+    """Plugins as `loom-worker` is told of them; LoomError where an argument is no list of names."""
+    if isinstance(load, str) or not all(isinstance(name, str) for name in load):
+        raise LoomError(f'load={load!r:.200}: write a list of modules, such as ["my_module"]')
+    if isinstance(load_native, str | os.PathLike):
+        raise LoomError(f'load_native={load_native!r:.200}: write a list of libraries, such as ["libmine.so"]')
+    libraries = [os.path.abspath(path) for path in load_native]
+    return [f"--load={name}" for name in load] + [f"--load-native={path}" for path in libraries]
 
 
 def _let_go_of_all() -> None:

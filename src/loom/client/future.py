@@ -17,12 +17,13 @@ class Future(Reference):
     by `release`, `gather`, or when Python collects the future.
     """
 
-    __slots__ = ("_client", "_released")
+    __slots__ = ("_client", "_released", "is_dynamic")
 
     def __init__(self, client: Client, task_id: int) -> None:
         self.task_id = task_id
         self._client = client
         self._released = False
+        self.is_dynamic = False
 
     def wait(self) -> None:
         """Block until the task is finished. Raises TaskFailed if it failed."""

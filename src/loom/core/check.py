@@ -14,11 +14,13 @@ from loom.core import worker_states as ws
 from loom.core.client import ClientCore
 from loom.core.cluster import Worker
 from loom.core.kinds import Kind
-from loom.core.node import INLINED, RECALLED, WANTED, Node
+from loom.core.node import HAS_LENGTH, INLINED, RECALLED, WANTED, WRITING, Node
 from loom.core.server import ServerCore
 from loom.core.session import Session
 from loom.core.worker import WorkerCore
+from loom.core.worker_amounts import Amounts
 from loom.core.worker_queues import INLINE, PROGRAM, Queues, Task
+from loom.resources import GPU_PARTS, GPUS
 
 _Loads = dict[Worker, dict[Session, Counter[Kind]]]
 
@@ -39,8 +41,10 @@ def check_server(core: ServerCore, complete: Container[int] = ()) -> None:
     _check_workers(core, loads)
     _check_links(core)
     graph, scheduler = core.graph, core.scheduler
-    left = (graph.to_drop, graph.to_cancel, graph.to_recall, graph.touched, scheduler.assigned, scheduler.to_ask)
+    left = (graph.to_drop, graph.to_cancel, graph.to_recall, graph.to_write, graph.touched, scheduler.assigned)
     assert not any(left), f"a step has left something unsaid: {left}"
+    assert not scheduler.to_ask, f"a step has left something unsaid: {scheduler.to_ask}"
+    assert all(n.session.plan_open for n in graph.to_expand), f"these could be expanded: {graph.to_expand}"
 
 
 def _check_session(core: ServerCore, session: Session, complete: bool, loads: _Loads) -> int:
@@ -74,6 +78,8 @@ def _check_session(core: ServerCore, session: Session, complete: bool, loads: _L
         for consumer in waiting.get(node, ()):
             assert listed[consumer] == 1, f"{consumer} misses {node}, which knows of it {listed[consumer]} times"
         n_finished += node.state == states.FINISHED
+    with_length = {node.number for node in nodes if node.flags & HAS_LENGTH}
+    assert session.lengths.keys() == with_length, f"{session} knows the lengths of {set(session.lengths)}"
     failed = {node.number for node in nodes if node.state == states.FAILED}
     assert set(session.failures) == failed, f"{session} has failures {set(session.failures)}, not {failed}"
     if session.link is not None and not session.full:
@@ -84,7 +90,7 @@ def _check_session(core: ServerCore, session: Session, complete: bool, loads: _L
 
 
 def _check_node(core: ServerCore, node: Node, ready: set[Node], loads: _Loads) -> None:
-    needed = node.flags & WANTED or node.n_pending
+    needed = node.flags & (WANTED | WRITING) or node.n_pending
     unmet = [source for source in node.inputs if source.state != states.FINISHED]
     if node.state in states.UNFINISHED:
         assert node.n_unmet == len(unmet), f"{node} misses {unmet}"
@@ -92,10 +98,11 @@ def _check_node(core: ServerCore, node: Node, ready: set[Node], loads: _Loads) -
     if node.state != states.ASSIGNED:
         assert not node.flags & RECALLED, f"{node} is recalled from nobody"
     if node.state != states.FINISHED:
+        assert not node.flags & WRITING, f"{node} is not there to be saved"
         assert node.replicas is None, f"{node} has replicas {node.replicas}"
     match node.state:
         case states.WAITING:
-            assert unmet, f"{node} waits for nothing"
+            assert unmet or node.is_held(), f"{node} waits for nothing"
             assert needed, f"{node} is nobody's"
             assert node.worker is None, f"{node} is nobody's"
         case states.READY:
@@ -103,7 +110,7 @@ def _check_node(core: ServerCore, node: Node, ready: set[Node], loads: _Loads) -
             assert node in ready, f"{node} is in no ready queue"
             assert needed, f"{node} is nobody's"
             assert node.worker is None, f"{node} is nobody's"
-            assert not any(_is_idle_for(node.kind, w) for w in core.workers.values()), f"{node} could run now"
+            assert not any(w.is_free_for(node.kind) for w in core.workers.values()), f"{node} could run now"
         case states.ASSIGNED:
             assert needed, f"{node} is nobody's"
             _check_assigned(core, node, unmet, loads)
@@ -125,13 +132,6 @@ def _check_node(core: ServerCore, node: Node, ready: set[Node], loads: _Loads) -
             assert node.n_children or node.flags & WANTED, f"{node} should be forgotten"
         case _:
             raise AssertionError(f"{node} is still in its session")
-
-
-def _is_idle_for(kind: Kind, worker: Worker) -> bool:
-    """Whether the task would start at once, as far as the server knows."""
-    if worker.full:
-        return False
-    return worker.busy_cpus + kind.cpus <= worker.cpus if kind.cpus else not worker.n_light
 
 
 def _check_assigned(core: ServerCore, node: Node, unmet: list[Node], loads: _Loads) -> None:
@@ -237,6 +237,7 @@ def _check_queues(queues: Queues) -> None:
     assert runs == Counter(queues.placed.keys()), f"placed are {list(queues.placed)}, found {list(runs)}"
     used = sum(executor.cpus for executor in queues.executors) + sum(task.cpus for task in programs)
     assert queues.free_cpus == queues.cpus - used >= 0, f"{queues.free_cpus} cpus are free, {used} used"
+    _check_amounts(queues)
     for executor in queues.executors:
         tasks = list(executor.queue)
         story = f"executor {executor.index} with {executor.cpus} cpus and {tasks}"
@@ -251,11 +252,36 @@ def _check_queues(queues: Queues) -> None:
     n_light = sum(not task.cpus for task in programs)
     assert queues.n_light_programs == n_light, f"{queues.n_light_programs} light programs, found {n_light}"
     assert all(task.cpus for task in queues.ready), f"light tasks wait with the others: {queues.ready}"
+    assert all(task.kind.extras for line in queues.special.values() for task in line), f"{queues.special}"
     first = next((task for task in queues.ready if task.state == ws.READY), None)
-    if first is not None and first.kind.place == PROGRAM:
+    waits = [t for line in queues.special.values() for t in line if t.state == ws.READY and t.blocked_since is not None]
+    if waits:
+        pass  # cores may be kept for one of them
+    elif first is not None and first.kind.place == PROGRAM:
         assert first.cpus > queues.free_cpus, f"{first} could start"
     elif first is not None:
         assert queues.executor_for(first) is None, f"{first} could start"
+
+
+def _check_amounts(queues: Queues) -> None:
+    """No core and no amount is given twice, none is lost."""
+    placed = queues.placed.values()
+    cores = [core for executor in queues.executors for core in executor.cores]
+    cores += [core for task in placed if task.executor is None for core in task.cores]
+    assert sorted([*cores, *queues.free_cores]) == list(range(queues.cpus)), f"cores {cores}, free {queues.free_cores}"
+    free, free_gpus = dict(queues.amounts.free), list(queues.amounts.free_gpus)
+    for task in placed:
+        for name, amount in task.kind.extras:
+            if name != GPUS:
+                free[name] += amount
+            for gpu in task.gpus if name == GPUS else ():
+                free_gpus[gpu] += min(amount, GPU_PARTS)
+            if name == GPUS:
+                assert len(set(task.gpus)) * min(amount, GPU_PARTS) == amount, f"{task} has the gpus {task.gpus}"
+    assert min([*queues.amounts.free.values(), *queues.amounts.free_gpus], default=0) >= 0, f"{queues.amounts.free}"
+    offered = Amounts(queues.extras)
+    assert free == offered.free, f"{free} of {offered.free}"
+    assert free_gpus == offered.free_gpus, f"{free_gpus}"
 
 
 # -- Client -----------------------------------------------------------------------------------------------------------

@@ -33,6 +33,7 @@ from loom.messages import (
     ResumeSession,
     SessionOpened,
     SessionRefused,
+    SetTrace,
     Stats,
     SubmitChunk,
     Terminate,
@@ -77,6 +78,12 @@ class AskStats(Struct, gc=False):
     pass
 
 
+class StartTrace(Struct, gc=False):
+    """Have server and workers write traces below this directory (bytes of an absolute path)."""
+
+    path: bytes
+
+
 class Close(Struct, gc=False):
     terminate: bool
 
@@ -104,6 +111,7 @@ ClientEvent = (
     | ReleaseResults
     | FetchResults
     | AskStats
+    | StartTrace
     | Close
     | FetchedDirectly
     | FetchFailed
@@ -236,6 +244,8 @@ class ClientCore:
                     self._on_fetch_failed(event.number, event.reason)
                 case AskStats():
                     self._ask_stats()
+                case StartTrace():
+                    self._command(SetTrace(self._take_seq(), event.path))
                 case Close():
                     self._on_close(event.terminate)
                 case Connected():

@@ -27,6 +27,9 @@ class Worker:
         "backlog_us",
         "busy_cpus",
         "cpus",
+        "extras",
+        "extras_backlog_us",
+        "extras_busy",
         "full",
         "id",
         "kinds_told",
@@ -38,6 +41,7 @@ class Worker:
         "name",
         "nothing_to_give",
         "peers_told",
+        "symbols",
     )
 
     def __init__(self, id: int, link: int, register: RegisterWorker) -> None:
@@ -45,6 +49,8 @@ class Worker:
         self.link = link
         self.name = register.name
         self.cpus = register.cpus
+        self.extras = dict(register.extras)
+        self.symbols = frozenset(register.symbols)
         self.address = PeerAddress(id, register.name, register.host, register.port, register.handover)
         self.loads: dict[Session, dict[Kind, int]] = {}
         self.ahead: deque[Node] = deque()  # waiting tasks whose missing inputs were all given to this worker
@@ -56,6 +62,8 @@ class Worker:
         self.nothing_to_give = 0  # how often in a row it had nothing
         self.backlog_us = 0
         self.busy_cpus = 0
+        self.extras_busy: dict[str, int] = {}  # amounts that the assigned tasks ask for,
+        self.extras_backlog_us: dict[str, int] = {}  # each times what its task is taken for
         self.light_us = 0
         self.n_light = 0
         self.n_tasks = 0
@@ -66,12 +74,16 @@ class Worker:
     def refresh(self) -> None:
         """Derive the figures from `loads`; O(kinds)."""
         backlog_us = light_us = busy_cpus = n_light = n_tasks = 0
+        if self.extras_busy:
+            self.extras_busy, self.extras_backlog_us = {}, {}
         for load in self.loads.values():
             for kind, count in load.items():
                 if kind.cpus:
                     n_tasks += count
                     busy_cpus += kind.cpus * count
                     backlog_us += kind.estimate_us * kind.cpus * count
+                    if kind.extras:
+                        self._add_extras(kind, count)
                 else:
                     n_light += count
                     light_us += kind.estimate_us * count
@@ -87,9 +99,17 @@ class Worker:
             self.n_tasks += 1
             self.busy_cpus += kind.cpus
             self.backlog_us += kind.estimate_us * kind.cpus
+            if kind.extras:
+                self._add_extras(kind, 1)
         else:
             self.n_light += 1
             self.light_us += kind.estimate_us
+
+    def _add_extras(self, kind: Kind, count: int) -> None:
+        busy, backlog_us = self.extras_busy, self.extras_backlog_us
+        for name, amount in kind.extras:
+            busy[name] = busy.get(name, 0) + amount * count
+            backlog_us[name] = backlog_us.get(name, 0) + kind.estimate_us * amount * count
 
     def remove(self, session: Session, kind: Kind) -> None:
         load = self.loads[session]
@@ -101,20 +121,48 @@ class Worker:
             if not load:
                 del self.loads[session]
 
+    def suits(self, kind: Kind) -> bool:
+        """Whether it could ever run a task of this kind: it has the type, and as much as the task asks for."""
+        if kind.cpus > self.cpus or (kind.is_own and kind.symbol not in self.symbols):
+            return False
+        return all(amount <= self.extras.get(name, 0) for name, amount in kind.extras)
+
+    def is_free_for(self, kind: Kind) -> bool:
+        """Whether one more task of this kind would start at once, as far as the server knows."""
+        if self.full or not self.suits(kind):
+            return False
+        if not kind.cpus:
+            return not self.n_light
+        return self.busy_cpus + kind.cpus <= self.cpus and all(
+            self.extras_busy.get(name, 0) + amount <= self.extras[name] for name, amount in kind.extras
+        )
+
     def can_take(self, kind: Kind) -> bool:
         """Whether one more task of this kind may be sent now: a free core, or room in the window of time."""
-        if self.full:
+        if self.full or (kind.is_own and kind.symbol not in self.symbols):
             return False
         if not kind.cpus:
             return self.n_light == 0 or (
                 self.n_light < LIGHT_WINDOW_TASKS and self.light_us + kind.estimate_us <= WORKER_WINDOW_US
             )
-        if kind.cpus > self.cpus:
+        if kind.cpus > self.cpus or (kind.extras and not self._has_extras(kind)):
             return False
         return (
             self.busy_cpus + kind.cpus <= self.cpus
             or self.backlog_us + kind.estimate_us * kind.cpus <= WORKER_WINDOW_US * self.cpus
         )
+
+    def _has_extras(self, kind: Kind) -> bool:
+        """The same for what it asks for besides cores: enough free, or room in the window of what there is."""
+        for name, amount in kind.extras:
+            there = self.extras.get(name, 0)
+            if amount > there:
+                return False
+            if self.extras_busy.get(name, 0) + amount > there:
+                ahead_us = self.extras_backlog_us.get(name, 0) + kind.estimate_us * amount
+                if ahead_us > WORKER_WINDOW_US * there:
+                    return False
+        return True
 
     def narrowest(self) -> int:
         """Fewest cores that some kind of task assigned here needs, light tasks aside; O(kinds)."""

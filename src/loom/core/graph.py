@@ -2,7 +2,8 @@
 
 Decides nothing about where tasks run and knows no messages but the plan's; what others must do about a change stands
 in its outboxes (`to_drop`, `to_cancel`, `to_recall`, the sessions' lists of news), which the server core empties each
-turn. Nothing here recurses: plans are deeper than the stack.
+turn. Tasks that are to be looked at because of dynamic ones stand in `to_expand`. Nothing here recurses: plans are
+deeper than the stack.
 """
 
 from __future__ import annotations
@@ -14,8 +15,24 @@ from typing import Final
 from loom.core import states
 from loom.core.cluster import Worker
 from loom.core.columns import column
+from loom.core.events import Fact, InputsChanged, PlanGrew, TaskFailed
 from loom.core.kinds import Kind
-from loom.core.node import INLINED, LISTED, RECALLED, REPEATS, WANTED, Chunk, Node
+from loom.core.node import (
+    COPIED,
+    DYNAMIC,
+    EXPANDED,
+    GATHERED,
+    HAS_LENGTH,
+    INLINED,
+    LISTED,
+    RECALLED,
+    REPEATS,
+    WANTED,
+    WRITING,
+    Chunk,
+    MadeChunk,
+    Node,
+)
 from loom.core.session import Failure, Session
 from loom.errors import ProtocolError
 from loom.limits import MAX_CHUNK_TASKS
@@ -35,6 +52,9 @@ class Graph:
         self.to_drop: list[tuple[Worker, int]] = []
         self.to_cancel: list[tuple[Worker, int]] = []
         self.to_recall: list[tuple[Worker, int]] = []
+        self.to_write: list[tuple[Worker, int, bytes]] = []  # objects to save, and where
+        self.to_expand: dict[Node, None] = {}
+        self.facts: list[Fact] | None = None  # for the trace, while there is one
         self.touched: dict[Worker, None] = {}  # workers whose loads have changed
         self.n_finished = 0  # tasks whose object is held somewhere
 
@@ -59,6 +79,8 @@ class Graph:
         except IndexError:
             raise ProtocolError("a plan chunk refers past one of its tables") from None
         ends, numbers = chunk.input_ends.tolist(), chunk.inputs.tolist()
+        if any(kind.is_dynamic for kind in kinds.values()):
+            session.has_dynamic = True
         number, start = plan.first, 0
         last_inputs: list[int] | None = None
         inputs: tuple[Node, ...] = ()
@@ -74,9 +96,23 @@ class Graph:
             if len(inputs) != len(own):
                 node.flags |= REPEATS
             session.put(node)
-            self._connect(node, plan.plan_first)
+            if session.has_dynamic:
+                self._mark(node)
+            self.connect(node, plan.plan_first)
             number += 1
+        if self.facts is not None:
+            self.facts.append(PlanGrew(session.id, plan))
         return node
+
+    def _mark(self, node: Node) -> None:
+        """See whether a new task is dynamic, or becomes others because of an input that is."""
+        if node.kind.is_dynamic:
+            node.flags |= DYNAMIC
+        for source in node.inputs:
+            if source.flags & DYNAMIC and not node.flags & DYNAMIC:
+                node.flags |= COPIED
+            if source.flags & EXPANDED:
+                self.to_expand[node] = None
 
     def _find_inputs(self, session: Session, numbers: list[int], below: int) -> tuple[Node, ...]:
         found = []
@@ -87,8 +123,11 @@ class Graph:
             found.append(node)
         return tuple(found)
 
-    def _connect(self, node: Node, plan_first: int) -> None:
-        """Make a new task known to its inputs and find its first state."""
+    def connect(self, node: Node, plan_first: int) -> None:
+        """Make a new task known to its inputs and find its first state.
+
+        Inputs from `plan_first` on have counted it already.
+        """
         failure: Failure | None = None
         unmet = 0
         lost: list[Node] = []
@@ -122,34 +161,47 @@ class Graph:
 
     def redirect(self, node: Node, plan: PlanChunk, kind_of: KindOf, alias: Kind) -> None:
         """Put `plan` in the place of `node`, which becomes an alias of the plan's last task."""
-        old_inputs = node.inputs
         target = self.add_chunk(node.session, plan, kind_of)
-        target.n_pending += 1
-        target.n_children += 1
+        target.flags |= GATHERED
         self._take_back(node)
         node.move(states.WAITING)
         self._consumers_come_back(node)
-        for source in old_inputs:  # it may have begun before one of them was lost
+        self.become(node, alias, b"", [target])
+
+    def become(self, node: Node, kind: Kind, config: bytes, inputs: list[Node]) -> None:
+        """Give a task that waits another spec, with `inputs` by position; its state follows from them."""
+        old_inputs = node.inputs
+        for source in old_inputs:  # where it was sent ahead, or had begun before one of them was lost, it is listed too
             if source.consumers is not None and node in source.consumers:
                 source.consumers.remove(node)
-        number = target.number.to_bytes(8, "little")
-        one = (1).to_bytes(4, "little")
-        level = node.level().to_bytes(4, "little")
-        node.chunk = Chunk(
-            PlanChunk(node.number, node.number, [], [], [], b"", b"", b"", b"", level, b"", one, number, bytes(4), b"")
-        )
-        node.kind = alias
-        node.inputs = (target,)
+        numbers = [source.number for source in inputs]
+        node.chunk = MadeChunk(node.number, node.level(), [config], [numbers], node.checkpoint())
+        node.kind = kind
+        node.inputs = tuple(dict.fromkeys(inputs))
+        node.flags = node.flags & ~REPEATS | (REPEATS if len(node.inputs) < len(inputs) else 0)
+        if node.state == states.READY:
+            node.move(states.WAITING)
+        for source in node.inputs:
+            source.n_pending += 1
+            source.n_children += 1
         for source in old_inputs:
             source.n_pending -= 1
             source.n_children -= 1
-        self._await_inputs(node)
+        if self.facts is not None:
+            self.facts.append(InputsChanged(node.session.id, node.number, kind.symbol, numbers))
+        lost = self._await_inputs(node)
         for source in old_inputs:
             self.let_go(source)
+        for source in lost:
+            self.need(source)
 
     # -- Progress -----------------------------------------------------------------------------------------------------
 
     def _make_ready(self, node: Node) -> None:
+        if node.flags & (DYNAMIC | COPIED) and node.is_held():
+            if not node.flags & EXPANDED:
+                self.to_expand[node] = None
+            return
         node.move(states.READY)
         node.session.push_ready(node)
 
@@ -168,8 +220,10 @@ class Graph:
         """Queue a waiting task at the worker that makes all its missing inputs, if there is one."""
         if node.state != states.WAITING or node.n_unmet > _AHEAD_UNMET or len(node.inputs) > _AHEAD_INPUTS:
             return
+        if node.flags & (DYNAMIC | COPIED) and node.is_held():
+            return
         worker = self.maker_of_missing(node)
-        if worker is not None and node.kind.cpus <= worker.cpus:
+        if worker is not None and worker.suits(node.kind):
             worker.ahead.append(node)
             self.touched[worker] = None
 
@@ -185,7 +239,7 @@ class Graph:
             worker = source.worker
         return worker
 
-    def finish(self, node: Node, size_bytes: int, packed: bytes | None) -> None:
+    def finish(self, node: Node, size_bytes: int, length: int, packed: bytes | None) -> None:
         """The worker that `node` is assigned to has made its object.
 
         A recalled task may have had all its inputs although one has been lost since.
@@ -211,7 +265,12 @@ class Graph:
         flags = node.flags
         if flags & RECALLED:
             node.flags = flags & ~RECALLED | (LISTED if node.n_unmet else 0)
-        if flags & (WANTED | INLINED) == WANTED:
+        if length:
+            node.flags |= HAS_LENGTH
+            node.session.lengths[node.number] = length
+        if node.checkpoint():
+            self._write(node, worker)
+        elif flags & (WANTED | INLINED) == WANTED:
             session = node.session
             keep = session.link is not None and not session.full  # else the client fetches it later
             session.results_to_tell.append((node, packed if keep else None))
@@ -249,10 +308,28 @@ class Graph:
             if consumer.state == states.ASSIGNED:
                 consumer.flags |= RECALLED
 
+    # -- Checkpoints --------------------------------------------------------------------------------------------------
+
+    def _write(self, node: Node, worker: Worker) -> None:
+        """Have a finished task's object saved; until then it is kept, and its client hears nothing of it."""
+        node.flags |= WRITING
+        self.to_write.append((worker, node.id, node.checkpoint()))
+
+    def written(self, node: Node, worker: Worker, error: str) -> None:
+        """`worker` has saved the object, or could not: then the task has failed after all."""
+        node.flags &= ~WRITING
+        if error:
+            self._fail_finished(node, Failure(node.number, worker.name, error))
+        elif node.flags & (WANTED | INLINED) == WANTED:
+            node.session.results_to_tell.append((node, None))
+        self.let_go(node)
+
     # -- Failure ------------------------------------------------------------------------------------------------------
 
     def fail(self, node: Node, failure: Failure) -> None:
         """Fail a task and everything that depends on it."""
+        if self.facts is not None:
+            self.facts.append(TaskFailed(node.session.id, failure.task, failure.worker, failure.error))
         stack = [node]
         settled: list[Node] = []
         while stack:
@@ -279,6 +356,30 @@ class Graph:
                 self.let_go(source)
             self.let_go(node)
 
+    def fail_unknown(self, node: Node) -> None:
+        """No worker has the task's type."""
+        symbol = node.kind.symbol
+        error = f"unknown task type {symbol!r}: no worker has it (own types are loaded with loom-worker --load)"
+        self.fail(node, Failure(node.number, "", error))
+
+    def _fail_finished(self, node: Node, failure: Failure) -> None:
+        """Fail a finished task, and what has not been finished of those that depend on it; O(all tasks)."""
+        for holder in node.holders():
+            self.to_drop.append((holder, node.id))
+        node.worker = node.replicas = None
+        node.move(states.FAILED)
+        self.n_finished -= 1
+        node.session.failures[node.number] = failure
+        if node.flags & WANTED:
+            self._tell_failure(node, failure)
+        if self.facts is not None:
+            self.facts.append(TaskFailed(node.session.id, failure.task, failure.worker, failure.error))
+        for consumer in node.session.nodes():
+            if consumer.state <= states.ASSIGNED and node in consumer.inputs:
+                if consumer.worker is not None:
+                    self.to_cancel.append((consumer.worker, consumer.id))
+                self.fail(consumer, failure)
+
     @staticmethod
     def _tell_failure(node: Node, failure: Failure) -> None:
         node.session.failures_to_tell.append(FailedResult(node.number, failure.task, failure.worker, failure.error))
@@ -292,12 +393,12 @@ class Graph:
 
     def let_go(self, node: Node) -> None:
         """Drop, cancel and forget what nobody needs any more, from `node` upwards; O(what goes)."""
-        if node.flags & WANTED or node.n_pending:
+        if node.flags & (WANTED | WRITING) or node.n_pending:
             return
         stack = [node]
         while stack:
             node = stack.pop()
-            if node.flags & WANTED or node.n_pending:
+            if node.flags & (WANTED | WRITING) or node.n_pending:
                 continue
             state = node.state
             if state == states.FINISHED:
@@ -309,6 +410,8 @@ class Graph:
                     stack.append(source)
             if not node.n_children and node.state != states.FORGOTTEN:
                 node.session.failures.pop(node.number, None)
+                if node.flags & HAS_LENGTH:
+                    del node.session.lengths[node.number]
                 node.move(states.FORGOTTEN)
                 node.session.remove(node)
                 node.consumers = None
@@ -324,6 +427,7 @@ class Graph:
         self._object_gone(node)
 
     def _object_gone(self, node: Node) -> None:
+        node.flags &= ~WRITING
         node.worker = node.replicas = None
         node.move(states.DROPPED)
         self.n_finished -= 1
@@ -391,8 +495,7 @@ class Graph:
                     self.give_back(node)
                 elif node.state == states.FINISHED:
                     if node.replicas:
-                        node.worker = node.replicas[0]
-                        node.replicas = node.replicas[1:] or None
+                        self._move_to_replica(node)
                     else:
                         self._object_gone(node)
                         lost[node] = []
@@ -406,11 +509,18 @@ class Graph:
             node.replicas = [r for r in node.replicas if r is not worker] or None
         elif node.worker is worker:
             if node.replicas:
-                node.worker = node.replicas[0]
-                node.replicas = node.replicas[1:] or None
+                self._move_to_replica(node)
             else:
                 self._object_gone(node)
                 self._recompute({node: []})
+
+    def _move_to_replica(self, node: Node) -> None:
+        """The first holder is no more; another one takes its place."""
+        assert node.replicas is not None
+        node.worker, *others = node.replicas
+        node.replicas = others or None
+        if node.flags & WRITING:
+            self._write(node, node.worker)
 
     def _recompute(self, lost: dict[Node, list[Node]]) -> None:
         for session in self.sessions.values():

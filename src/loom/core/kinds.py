@@ -8,15 +8,19 @@ measurements the estimate may fall to 1/(n + 1) of the window, which lets the nu
 from typing import Final
 
 from loom.errors import ProtocolError
-from loom.limits import MAX_CPUS, MAX_KINDS
-from loom.resources import Request
+from loom.limits import MAX_KINDS
+from loom.messages import DGET, DSLICE
+from loom.resources import Request, is_valid
 
 WORKER_WINDOW_US: Final = 20_000  # work ahead per core at a worker: some hundred round trips, little to give back
 EXECUTOR_WINDOW_US: Final = 4_000  # work ahead at an executor: covers the worker's own delays under load
 LEAST_TASK_US: Final = 10  # what handling the smallest task costs anyway
 LEAST_LIGHT_US: Final = 4  # the same for a light task, which a worker runs in its loop
+_BUILT_IN: Final = "loom/"
 _HIGH_QUANTILE: Final = 0.9
 _MEAN_WEIGHT: Final = 0.05  # weight of a new duration in the running mean
+
+QueueKey = tuple[Request, str]
 
 
 class Durations:
@@ -46,7 +50,19 @@ class Durations:
 class Kind:
     """Tasks whose durations are alike. `number` names it on the wire."""
 
-    __slots__ = ("cpus", "durations", "estimate_us", "label", "number", "request", "symbol")
+    __slots__ = (
+        "cpus",
+        "durations",
+        "estimate_us",
+        "extras",
+        "is_dynamic",
+        "is_own",
+        "label",
+        "number",
+        "queue_key",
+        "request",
+        "symbol",
+    )
 
     def __init__(self, number: int, symbol: str, label: str, request: Request) -> None:
         self.number = number
@@ -54,6 +70,11 @@ class Kind:
         self.label = label
         self.request = request
         self.cpus = request.cpus
+        self.extras = request.extras
+        self.is_own = not symbol.startswith(_BUILT_IN)  # some workers may not have it
+        self.is_dynamic = symbol in (DGET, DSLICE)
+        # what may run at the same workers waits in one line
+        self.queue_key: QueueKey = (request, symbol if self.is_own else "")
         self.durations = Durations()
         self.estimate_us = 0
         self.estimate()
@@ -82,8 +103,8 @@ class Kinds:
         kind = self._kinds.get(key)
         if kind is not None:
             return kind
-        if not 0 <= request.cpus <= MAX_CPUS:
-            raise ProtocolError(f"a task asks for {request.cpus} cpus")
+        if not is_valid(request):
+            raise ProtocolError(f"a task asks for {request}")
         if len(self._kinds) >= MAX_KINDS:
             key = (symbol, "", request)
             kind = self._kinds.get(key)

@@ -9,7 +9,7 @@ from loom.core import states
 from loom.core.cluster import Worker
 from loom.core.columns import ids_column
 from loom.core.graph import Graph
-from loom.core.node import INLINED, REPEATS, WANTED, Node
+from loom.core.node import INLINED, REPEATS, WANTED, WRITING, Node
 from loom.core.outbox import Outbox
 from loom.core.session import Session
 from loom.ids import NUMBER_BITS
@@ -29,6 +29,7 @@ from loom.messages import (
     RunTask,
     RunTasks,
     TaskKind,
+    WriteCheckpoint,
 )
 
 _RESULTS_A_MESSAGE: Final = 4096
@@ -37,7 +38,7 @@ _ID_BYTES: Final = 9  # of an id as it travels
 
 
 def tell_changes(graph: Graph, workers: dict[int, Worker], outbox: Outbox) -> None:
-    """Cancel, recall and drop, then acknowledge the commands that led to it. Before any new assignment."""
+    """Cancel, recall, drop and save, then acknowledge the commands that led to it. Before any new assignment."""
     for pairs, message in (
         (graph.to_cancel, CancelTasks),
         (graph.to_recall, RecallTasks),
@@ -52,6 +53,10 @@ def tell_changes(graph: Graph, workers: dict[int, Worker], outbox: Outbox) -> No
         for worker, ids in by_worker.items():
             if worker.id in workers:
                 outbox.send(worker.link, message(ids_column(ids)))
+    for worker, task, path in graph.to_write:
+        if worker.id in workers:
+            outbox.send(worker.link, WriteCheckpoint(task, path))
+    graph.to_write.clear()
     for session in graph.sessions.values():
         if session.unacked and session.link is not None:
             session.unacked = False
@@ -120,7 +125,7 @@ def _tell_results(session: Session, link: int, news: list[tuple[Node, bytes | No
     peers: list[PeerAddress] = []
     for node, packed in news:
         worker = node.worker
-        if node.state != states.FINISHED or not node.flags & WANTED or worker is None:
+        if node.state != states.FINISHED or node.flags & (WANTED | WRITING) != WANTED or worker is None:
             continue
         if packed is not None:
             if len(packed) > session.credit_bytes:

@@ -16,11 +16,17 @@ if TYPE_CHECKING:
     from loom.core.session import Session
 
 # Node flags
-WANTED: Final = 1  # a live future stands for it
+WANTED: Final = 1  # its object is wanted as one: a live future stands for it
 INLINED: Final = 2  # its client has the object itself
 RECALLED: Final = 4  # its worker has been asked to give it back, or will do so unasked
 REPEATS: Final = 16  # some input stands at several positions
 LISTED: Final = 8  # stopped waiting before its inputs came: it may still stand in their `consumers`
+DYNAMIC: Final = 32  # a dslice or dget (`expand`)
+COPIED: Final = 64  # a consumer of a dynamic task
+EXPANDED: Final = 128  # a dynamic or copied task that now stands for its inputs, an array of them
+GATHERED: Final = 256  # a redirected task takes its object: as one, like a future
+WRITING: Final = 512  # its object is kept until its checkpoint is in place
+HAS_LENGTH: Final = 1024  # the session knows the length of its object
 
 
 def _ascends(offsets: memoryview[int]) -> bool:
@@ -31,7 +37,7 @@ def _ascends(offsets: memoryview[int]) -> bool:
 class Chunk:
     """Specs of consecutive tasks in the columns they came in; kept as long as a node refers to it."""
 
-    __slots__ = ("config_ends", "configs", "first", "input_ends", "inputs", "levels")
+    __slots__ = ("checkpoints", "config_ends", "configs", "first", "input_ends", "inputs", "levels")
 
     def __init__(self, plan: PlanChunk) -> None:
         self.first = plan.first
@@ -47,9 +53,22 @@ class Chunk:
             raise ProtocolError("a plan chunk's offsets do not ascend")
         if self.input_ends[-1] != len(self.inputs) or self.config_ends[-1] != len(self.configs):
             raise ProtocolError("a plan chunk's last offsets do not match its data")
+        self.checkpoints: dict[int, bytes] | None = None
+        if plan.checkpoint_rows:
+            saved = column(plan.checkpoint_rows, "I")
+            if len(saved) != len(plan.checkpoint_paths) or max(saved) >= rows:
+                raise ProtocolError("a plan chunk's checkpoints do not match its rows")
+            self.checkpoints = dict(zip(saved, plan.checkpoint_paths, strict=True))
 
     def __len__(self) -> int:
         return len(self.levels)
+
+    def level(self, row: int) -> int:
+        return self.levels[row]
+
+    def checkpoint(self, row: int) -> bytes:
+        """Where the row's object is to be saved; empty: nowhere."""
+        return self.checkpoints.get(row, b"") if self.checkpoints is not None else b""
 
     def config(self, row: int) -> bytes:
         return self.configs[self.config_ends[row - 1] if row else 0 : self.config_ends[row]]
@@ -60,6 +79,36 @@ class Chunk:
     def input_numbers(self, row: int) -> list[int]:
         """Numbers of the row's inputs by position, repeated ones included."""
         return self.inputs[self.input_ends[row - 1] if row else 0 : self.input_ends[row]].tolist()
+
+
+class MadeChunk:
+    """Specs that the server writes itself: copies of a task, or one task that becomes something else."""
+
+    __slots__ = ("_checkpoint", "_configs", "_inputs", "_level", "first")
+
+    def __init__(
+        self, first: int, level: int, configs: list[bytes], inputs: list[list[int]], checkpoint: bytes = b""
+    ) -> None:
+        self.first = first
+        self._level = level
+        self._configs = configs
+        self._inputs = inputs
+        self._checkpoint = checkpoint  # of the one task
+
+    def level(self, _row: int) -> int:
+        return self._level
+
+    def checkpoint(self, _row: int) -> bytes:
+        return self._checkpoint
+
+    def config(self, row: int) -> bytes:
+        return self._configs[row]
+
+    def config_size(self, row: int) -> int:
+        return len(self._configs[row])
+
+    def input_numbers(self, row: int) -> list[int]:
+        return self._inputs[row]
 
 
 class Node:
@@ -91,7 +140,13 @@ class Node:
     )
 
     def __init__(
-        self, session: Session, number: int, chunk: Chunk, kind: Kind, inputs: tuple[Node, ...], consumers: int
+        self,
+        session: Session,
+        number: int,
+        chunk: Chunk | MadeChunk,
+        kind: Kind,
+        inputs: tuple[Node, ...],
+        consumers: int,
     ) -> None:
         self.session = session
         self.number = number
@@ -119,7 +174,7 @@ class Node:
         self.state = state
 
     def level(self) -> int:
-        return self.chunk.levels[self.number - self.chunk.first]
+        return self.chunk.level(self.number - self.chunk.first)
 
     def config(self) -> bytes:
         return self.chunk.config(self.number - self.chunk.first)
@@ -127,10 +182,23 @@ class Node:
     def config_size(self) -> int:
         return self.chunk.config_size(self.number - self.chunk.first)
 
+    def checkpoint(self) -> bytes:
+        """Where its object is to be saved; empty: nowhere."""
+        return self.chunk.checkpoint(self.number - self.chunk.first)
+
+    def input_numbers(self) -> list[int]:
+        """Numbers of the inputs by position."""
+        return self.chunk.input_numbers(self.number - self.chunk.first)
+
     def input_ids(self) -> list[int]:
         """Object ids of the inputs by position."""
         base = self.session.id << NUMBER_BITS
-        return [base | number for number in self.chunk.input_numbers(self.number - self.chunk.first)]
+        return [base | number for number in self.input_numbers()]
+
+    def is_held(self) -> bool:
+        """Whether it must not run: it is still to be expanded, or its parts are wanted and not the array of them."""
+        flags = self.flags
+        return bool(flags & (DYNAMIC | COPIED)) and not (flags & EXPANDED and flags & (WANTED | GATHERED))
 
     def holders(self) -> list[Worker]:
         """Workers that hold the object of a finished task."""

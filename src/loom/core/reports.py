@@ -13,7 +13,7 @@ from loom.core.cluster import Worker
 from loom.core.columns import column, ids_column
 from loom.core.graph import Graph
 from loom.core.kinds import Kind, Kinds
-from loom.core.node import RECALLED, Node
+from loom.core.node import RECALLED, WRITING, Node
 from loom.core.relays import Relays
 from loom.core.schedule import Scheduler
 from loom.core.session import Failure
@@ -21,6 +21,8 @@ from loom.errors import ProtocolError
 from loom.ids import SERVER_MADE, number_of, session_of
 from loom.limits import MAX_ERROR_CHARS
 from loom.messages import (
+    SAME,
+    CheckpointWritten,
     FinishedTask,
     Message,
     ObjectsHeld,
@@ -33,7 +35,6 @@ from loom.messages import (
 )
 from loom.resources import Request
 
-_ALIAS_SYMBOL: Final = "loom/base/same"  # a redirected task: its object is its input's
 _PATIENCE_ATTEMPTS: Final = 16  # of a task, until inputs that cannot be brought to it are made again
 
 
@@ -43,7 +44,7 @@ class Reports:
         self._scheduler = scheduler
         self._kinds = kinds
         self._relays = relays
-        self._alias = kinds.find(_ALIAS_SYMBOL, "", Request(0))
+        self._alias = kinds.find(SAME, "", Request())  # what a redirected task becomes
 
     def on_message(self, worker: Worker, message: Message, now: float) -> None:
         match message:
@@ -62,6 +63,8 @@ class Reports:
                     self._on_object_held(worker, object_id)
             case TasksGivenBack():
                 self._on_tasks_given_back(worker, message, now)
+            case CheckpointWritten():
+                self._on_checkpoint_written(worker, message)
             case RelayPiece():
                 if message.error:
                     self._on_object_missing(worker, message.object)
@@ -92,7 +95,7 @@ class Reports:
                 raise ProtocolError(f"task {done.task} finished before its inputs")
             node.kind.durations.add(done.duration_us)
             measured[node.kind] = None
-            finish(node, done.size_bytes, done.packed)
+            finish(node, done.size_bytes, done.length, done.packed)
         for kind in measured:
             kind.estimate()
 
@@ -125,6 +128,11 @@ class Reports:
         if node is not None and node.state == states.FINISHED and worker in node.holders():
             self._graph.lose_replica(node, worker)
 
+    def _on_checkpoint_written(self, worker: Worker, message: CheckpointWritten) -> None:
+        node = self._find(message.object)
+        if node is not None and node.flags & WRITING and worker is node.worker:
+            self._graph.written(node, worker, message.error[:MAX_ERROR_CHARS])
+
     def _on_tasks_given_back(self, worker: Worker, message: TasksGivenBack, now: float) -> None:
         tasks, attempts = column(message.tasks, "Q"), column(message.attempts, "Q")
         if len(tasks) != len(attempts):
@@ -156,7 +164,7 @@ def _renumber(plan: PlanChunk, base: int, node: Node) -> PlanChunk:
     """A redirection's plan with numbers of this session; its low inputs are positions among `node`'s inputs."""
     if plan.first != SERVER_MADE:
         raise ProtocolError("a redirection's plan is numbered wrongly")
-    own = node.chunk.input_numbers(node.number - node.chunk.first)
+    own = node.input_numbers()
     inputs = column(plan.inputs, "Q").tolist()
     start = 0
     for row, end in enumerate(column(plan.input_ends, "I")):
@@ -187,4 +195,7 @@ def _renumber(plan: PlanChunk, base: int, node: Node) -> PlanChunk:
         ids_column(numbers),
         plan.config_ends,
         plan.configs,
+        plan.checkpoint_rows,
+        plan.checkpoint_paths,
+        False,
     )

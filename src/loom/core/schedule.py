@@ -13,6 +13,7 @@ from typing import Final
 from loom.core import states
 from loom.core.cluster import Worker
 from loom.core.graph import Graph
+from loom.core.kinds import Kind
 from loom.core.node import Node
 from loom.core.session import Session
 
@@ -103,12 +104,15 @@ class Scheduler:
     def _place_of(self, session: Session, limit_us: int | None) -> bool:
         """Place tasks of one session; False when it has none that could be placed."""
         placed = False
-        for request, queue in list(session.ready.items()):
+        for key, queue in list(session.ready.items()):
             while True:
                 node = queue.pop()
                 if node is None:
-                    del session.ready[request]
+                    del session.ready[key]
                     break
+                if node.kind.is_own and not self.knows(node.kind):
+                    self._graph.fail_unknown(node)
+                    continue
                 worker = self._choose(node)
                 if worker is None:
                     queue.push_back(node)
@@ -122,6 +126,10 @@ class Scheduler:
                 if not self.room:
                     return False
         return placed and limit_us is not None
+
+    def knows(self, kind: Kind) -> bool:
+        """Whether some worker has the task type; without workers, one may still come."""
+        return not self.workers or any(kind.symbol in worker.symbols for worker in self.workers.values())
 
     def _choose(self, node: Node) -> Worker | None:
         best = self._choose_holder(node) if node.inputs else None
@@ -144,8 +152,8 @@ class Scheduler:
 
         None also where so much would have to be moved there that the task had better wait.
         """
-        cpus = node.kind.cpus
-        if not cpus or any(source.size_bytes >= _RATHER_WAIT_BYTES for source in node.inputs):
+        kind = node.kind
+        if not kind.cpus or any(source.size_bytes >= _RATHER_WAIT_BYTES for source in node.inputs):
             return None
         idle = self._idle
         for _ in range(len(idle)):
@@ -153,7 +161,7 @@ class Scheduler:
             del idle[worker]
             if worker.idle:
                 idle[worker] = None
-                if worker.busy_cpus + cpus <= worker.cpus:
+                if worker.is_free_for(kind):
                     return worker
         return None
 

@@ -1,8 +1,8 @@
 """The server's brain: what clients and workers say becomes changes of the graph, and those become messages.
 
-A turn: every event is applied (`_on_<message>`; what workers say in `reports`), then the scheduler places tasks, then
-what has changed is put into one batch per peer (`news`). A peer that breaks the protocol loses its link and nothing
-else happens.
+A turn: every event is applied (`_on_<message>`; what workers say in `reports`), then dynamic tasks are expanded, then
+the scheduler places tasks, then what has changed is put into one batch per peer (`news`). A peer that breaks the
+protocol loses its link and nothing else happens.
 """
 
 from __future__ import annotations
@@ -23,15 +23,17 @@ from loom.core.events import (
     ServerEvent,
     Shutdown,
 )
+from loom.core.expand import Expander
 from loom.core.graph import Graph
 from loom.core.kinds import Kinds
 from loom.core.news import assign_tasks, tell_changes, tell_client
-from loom.core.node import INLINED, WANTED, Node
+from loom.core.node import INLINED, WANTED, WRITING, Node
 from loom.core.outbox import Outbox
 from loom.core.relays import Relays
 from loom.core.reports import Reports
 from loom.core.schedule import Scheduler
 from loom.core.session import Session
+from loom.core.tracing import Tracing
 from loom.errors import ProtocolError
 from loom.ids import SERVER_MADE
 from loom.limits import MAX_SESSIONS, SESSION_GRACE_S
@@ -52,6 +54,7 @@ from loom.messages import (
     ResumeSession,
     SessionOpened,
     SessionRefused,
+    SetTrace,
     Stats,
     StopWorker,
     SubmitChunk,
@@ -76,6 +79,8 @@ class ServerCore:
         self.peers: dict[int, Session | Worker | str] = {}  # by link; the role until the first message came
         self._kinds = Kinds()
         self._reports = Reports(self.graph, self.scheduler, self._kinds, self.relays)
+        self._expander = Expander(self.graph, self._kinds)
+        self._tracing = Tracing(self.graph)
         self._next_session = 1
         self._next_worker = 1
         self._effects: list[ServerEffect] = []
@@ -98,12 +103,14 @@ class ServerCore:
                 case LinkDrained():
                     self._on_link_full(event.link, False)
         self._end_sessions()
+        if self.graph.to_expand:
+            self._expander.run(sum(w.cpus for w in self.workers.values()))
         tell_changes(self.graph, self.workers, self.outbox)
         self.scheduler.run(now)
         self._assign()
         for session in self.graph.sessions.values():
             tell_client(session, self.outbox)
-        effects: list[ServerEffect] = [*self.outbox.take(), *self._effects]
+        effects: list[ServerEffect] = [*self._tracing.take(), *self.outbox.take(), *self._effects]
         self._effects = []
         return effects
 
@@ -187,12 +194,14 @@ class ServerCore:
         self.peers[link] = worker
         self.scheduler.add_worker(worker)
         self.outbox.send(link, WorkerAccepted(worker.id, self.incarnation))
+        self._tracing.on_worker(worker, self.outbox)
 
     def _lose_worker(self, worker: Worker) -> None:
         del self.workers[worker.id]
         self.graph.lose_worker(worker)
         self.scheduler.remove_worker(worker)
         self.relays.lose_worker(worker)
+        self._tracing.on_worker_lost(worker)
 
     # -- Sessions -----------------------------------------------------------------------------------------------------
 
@@ -234,7 +243,9 @@ class ServerCore:
     def _tell_again(self, node: Node) -> None:
         """The client does not have this result, or may not have it."""
         node.flags &= ~INLINED
-        if node.state == states.FINISHED:
+        if node.flags & WRITING:
+            pass  # the client hears of it when its checkpoint is in place
+        elif node.state == states.FINISHED:
             node.session.results_to_tell.append((node, None))
         elif node.state == states.FAILED:
             failure = node.session.failures[node.number]
@@ -248,6 +259,7 @@ class ServerCore:
             self.peers.pop(session.link)
             session.link = None
         self.graph.close(session)
+        self._tracing.on_session_end(session, self.workers.values(), self.outbox)
         self.relays.forget(session)
         self.dying.append(session)
         for worker in self.workers.values():
@@ -286,6 +298,9 @@ class ServerCore:
             case RelayFetch():
                 if self._is_new(session, message.seq):
                     self.relays.ask(session, message.number)
+            case SetTrace():
+                if self._is_new(session, message.seq):
+                    self._tracing.start(session, message.path, self.workers.values(), self.outbox)
             case CloseSession():
                 self.outbox.send(link, Acked(message.seq))
                 self._effects.append(CloseLink(link, "the client closed its session"))
@@ -314,6 +329,7 @@ class ServerCore:
             raise ProtocolError(f"a plan chunk begins at {chunk.first}, not at {session.next_number}")
         last = self.graph.add_chunk(session, chunk, self._kinds.find)
         session.next_number = last.number + 1
+        session.plan_open = chunk.more
         if session.next_number >= SERVER_MADE:
             raise ProtocolError("the session has used up its task numbers")
 

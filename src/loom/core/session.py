@@ -11,8 +11,8 @@ from loom.ids import before_first_attempt, first_server_made
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from loom.core.kinds import QueueKey
     from loom.messages import FailedResult
-    from loom.resources import Request
 
 _PAGE_BITS: Final = 10
 PAGE_TASKS: Final = 1 << _PAGE_BITS
@@ -40,12 +40,15 @@ class Session:
         "failures",
         "failures_to_tell",
         "full",
+        "has_dynamic",
         "id",
+        "lengths",
         "link",
         "n_nodes",
         "next_number",
         "next_server_made",
         "peers_told",
+        "plan_open",
         "ready",
         "results_to_tell",
         "token",
@@ -67,9 +70,12 @@ class Session:
         self.unacked = False
         self.used_us = 0
         self.n_nodes = 0
+        self.has_dynamic = False  # some task is or was dynamic
+        self.plan_open = False  # chunks of its last plan are still to come
+        self.lengths: dict[int, int] = {}  # of finished tasks' objects, where it is not 0
         self._pages: dict[int, list[Node | None]] = {}
         self._live: dict[int, int] = {}  # tasks in each page
-        self.ready: dict[Request, ReadyQueue] = {}
+        self.ready: dict[QueueKey, ReadyQueue] = {}
         self.failures: dict[int, Failure] = {}
         self.results_to_tell: list[tuple[Node, bytes | None]] = []
         self.failures_to_tell: list[FailedResult] = []
@@ -109,9 +115,10 @@ class Session:
                     yield node
 
     def push_ready(self, node: Node) -> None:
-        queue = self.ready.get(node.kind.request)
+        key = node.kind.queue_key
+        queue = self.ready.get(key)
         if queue is None:
-            queue = self.ready[node.kind.request] = ReadyQueue()
+            queue = self.ready[key] = ReadyQueue()
         queue.push(node)
 
     def take_page(self) -> list[Node | None] | None:

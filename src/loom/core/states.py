@@ -27,7 +27,7 @@ ALLOWED: Final[tuple[frozenset[int], ...]] = (
     frozenset({READY, ASSIGNED, DROPPED, FAILED}),  # WAITING: inputs came, sent ahead, cancelled, an input failed
     frozenset({WAITING, ASSIGNED, DROPPED, FAILED}),  # READY: an input was lost, sent, cancelled
     frozenset({WAITING, READY, FINISHED, DROPPED, FAILED}),  # ASSIGNED: given back or worker lost, done, cancelled
-    frozenset({DROPPED}),  # FINISHED: no longer needed, or its last replica was lost
+    frozenset({DROPPED, FAILED}),  # FINISHED: not needed any more or its last replica lost; its checkpoint failed
     frozenset({WAITING, FORGOTTEN}),  # DROPPED: needed again, or nobody descends from it any more
     frozenset({FORGOTTEN}),  # FAILED: released
     frozenset(),

@@ -9,11 +9,13 @@ object behind, even where it was finished before the cancellation came.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Final
 
 from loom.core import worker_states as ws
 from loom.core.columns import column, ids_column
 from loom.core.worker_events import (
+    CheckpointDone,
     Done,
     Drop,
     ExecutorLost,
@@ -23,13 +25,16 @@ from loom.core.worker_events import (
     Fetched,
     FetchFailed,
     FromServer,
+    NotInline,
     NotSent,
     ReadBackDone,
     Redirected,
     Relay,
     RunInline,
+    SaveObject,
     ServerLost,
     Spoilt,
+    StartTrace,
     Stop,
     StopProgram,
     TasksDone,
@@ -44,6 +49,7 @@ from loom.limits import INLINE_TASK_BYTES
 from loom.messages import (
     RESULT,
     CancelTasks,
+    CheckpointWritten,
     DropObjects,
     FailedTask,
     FinishedTask,
@@ -64,8 +70,11 @@ from loom.messages import (
     TasksFinished,
     TasksGivenBack,
     WorkerAccepted,
+    WriteCheckpoint,
+    WriteTrace,
 )
 
+_NO_EXTRAS: Final[Mapping[str, int]] = MappingProxyType({})
 _NO_SUCH_TYPE: Final = "unknown task type {!r}: no worker has it (own types are loaded with --load)"
 # A frame costs all ends together some 100 us: finishes that nobody can go on with share one.
 _QUIET_S: Final = 0.002
@@ -83,16 +92,20 @@ class _Fetching:
 
 
 class WorkerCore:
-    """`places` says for each task type where it runs: "inline", "executor" or "program"."""
+    """`places` says for each task type where it runs: "inline", "executor" or "program".
 
-    def __init__(self, cpus: int, places: Mapping[str, str]) -> None:
+    `extras`: what the worker has besides cores, in the units of `Request.extras`.
+    """
+
+    def __init__(self, cpus: int, places: Mapping[str, str], extras: Mapping[str, int] = _NO_EXTRAS) -> None:
         self._places = places
-        self.queues = Queues(cpus)
+        self.queues = Queues(cpus, extras)
         self.tasks: dict[int, Task] = {}
         self.held: dict[int, int] = {}  # object id -> size
         self.fetching: dict[int, _Fetching] = {}
         self.awaited: dict[int, list[Task]] = {}  # object id -> tasks that wait for it
         self.copies: set[int] = set()  # stored objects that count for nothing: their tasks are to run here once more
+        self.saving: set[int] = set()  # objects that are being written to their checkpoints
         self.peers: dict[int, PeerAddress] = {}
         self.id = 0
         self._kinds: dict[int, WorkerKind] = {}
@@ -138,6 +151,10 @@ class WorkerCore:
                     self.queues.executors[event.executor].alive = True
                 case Spoilt():
                     self._on_spoilt(event.object)
+                case NotInline():
+                    self._on_not_inline(event)
+                case CheckpointDone():
+                    self._on_checkpoint_done(event)
                 case ServerLost():
                     self._on_server_lost()
         return self._flush()
@@ -245,6 +262,14 @@ class WorkerCore:
                 self._on_forget_session(message.session)
             case RelayObject():
                 self._effects.append(Relay(message.object))
+            case WriteCheckpoint():
+                if message.object in self.held:
+                    self.saving.add(message.object)
+                    self._effects.append(SaveObject(message.object, message.path))
+                else:
+                    self._report_missing(message.object)
+            case WriteTrace():
+                self._effects.append(StartTrace(message.path))
             case WorkerAccepted():
                 self.id = message.worker
             case StopWorker():
@@ -254,7 +279,8 @@ class WorkerCore:
 
     def _on_run_tasks(self, message: RunTasks) -> None:
         for kind in message.kinds:
-            self._kinds[kind.kind] = WorkerKind(kind.symbol, kind.request.cpus, self._places.get(kind.symbol, ""))
+            place = self._places.get(kind.symbol, "")
+            self._kinds[kind.kind] = WorkerKind(kind.kind, kind.symbol, kind.label, kind.request, place)
         for peer in message.peers:
             self.peers[peer.worker] = peer
         for located in message.objects:
@@ -334,6 +360,18 @@ class WorkerCore:
             self._urgent = True
         self._wake(done.task)
 
+    def _on_not_inline(self, event: NotInline) -> None:
+        """A task that was to run in the loop goes to an executor, unless it is not wanted any more."""
+        task = self.tasks.get(event.task)
+        if task is not None and task.attempt == event.attempt:
+            task.state = ws.READY
+            self.queues.add(task)
+
+    def _on_checkpoint_done(self, event: CheckpointDone) -> None:
+        if event.object in self.saving:  # else it was for a server that is gone
+            self.saving.remove(event.object)
+            self._report(CheckpointWritten(event.object, event.error))
+
     def _can_wait(self, task: Task) -> bool:
         """Whether the server need not know of a finish at once: no other worker can go on with it, and this one can."""
         if task.n_consumers:
@@ -405,6 +443,7 @@ class WorkerCore:
         self.queues.owed = 0
         self.fetching.clear()
         self.awaited.clear()
+        self.saving.clear()
         self._kinds.clear()
         self.peers.clear()
         self._finished.clear()

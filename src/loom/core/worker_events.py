@@ -2,7 +2,7 @@
 
 from msgspec import Struct
 
-from loom.core.worker_queues import KillExecutor, ReadBack, Run, RunOnExecutor, RunProgram, Task
+from loom.core.worker_queues import KillExecutor, ReadBack, RestartExecutor, Run, RunOnExecutor, RunProgram, Task
 from loom.messages import FinishedTask, Message, PeerAddress, PlanChunk
 
 
@@ -139,7 +139,7 @@ class Relay(Struct, gc=False):
     object: int
 
 
-class WriteCheckpoint(Struct, gc=False):
+class SaveObject(Struct, gc=False):
     """Write this object, which is in the store, to a file; answer with CheckpointDone."""
 
     object: int
@@ -166,8 +166,9 @@ WorkerEffect = (
     | StopProgram
     | ReadBack
     | KillExecutor
+    | RestartExecutor
     | Relay
-    | WriteCheckpoint
+    | SaveObject
     | StartTrace
     | Stop
 )

@@ -1,21 +1,28 @@
 """Cores and executors of one worker: which ready task starts next, and where.
 
 Tasks start in the order in which the server sent them. Short ones queue at executors up to a window of time; a task
-that needs more cores than are free may be overtaken for a bounded time, then cores are kept for it. When an executor
-is idle while another's queue stands, the queue is read back.
+that needs more cores than are free may be overtaken for a bounded time, then cores are kept for it. Tasks that ask for
+more than cores (memory, gpus, ...) wait in a line for each request, never behind others at an executor. When an
+executor is idle while another's queue stands, the queue is read back.
+
+A function finds the number of its cores and its gpus in its environment (OMP_NUM_THREADS, CUDA_VISIBLE_DEVICES), and
+what libraries made of that does not change while a process lives: an executor with another environment is started
+again before it gets the task.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
-from typing import Final
+from collections.abc import Iterable, Mapping
+from typing import Final, NamedTuple
 
 from msgspec import Struct
 
 from loom.core import worker_states as ws
 from loom.core.kinds import EXECUTOR_WINDOW_US, LEAST_TASK_US, Durations
+from loom.core.worker_amounts import Amounts
 from loom.messages import RunTask
+from loom.resources import GPU_PARTS, GPUS, Request
 
 INLINE: Final = "inline"
 PROGRAM: Final = "program"
@@ -33,15 +40,42 @@ _KILL_AFTER_S: Final = 0.1  # a cancelled function that runs longer has its proc
 Run = tuple[int, int]  # task id and attempt
 
 
+class Environment(NamedTuple):
+    """Of an executor's process: what its libraries were loaded with."""
+
+    threads: int = 1
+    gpus: tuple[int, ...] = ()
+
+
 class WorkerKind:
     """A kind of tasks as this worker sees it. `place` is "inline", "executor", "program", or "" for an unknown type."""
 
-    __slots__ = ("_durations", "_estimate_us", "cpus", "longest_us", "place", "symbol")
+    __slots__ = (
+        "_durations",
+        "_estimate_us",
+        "cpus",
+        "environment",
+        "extras",
+        "label",
+        "longest_us",
+        "n_gpus",
+        "number",
+        "place",
+        "request",
+        "symbol",
+    )
 
-    def __init__(self, symbol: str, cpus: int, place: str) -> None:
+    def __init__(self, number: int, symbol: str, label: str, request: Request, place: str) -> None:
+        self.number = number
         self.symbol = symbol
-        self.cpus = cpus
+        self.label = label
+        self.request = request
+        self.cpus = request.cpus
+        self.extras = request.extras
+        self.n_gpus = sum(-(-amount // GPU_PARTS) for name, amount in request.extras if name == GPUS)
         self.place = place
+        # what its functions find there, gpus aside; None: they take what they find
+        self.environment = Environment(request.cpus) if request.cpus else None
         self.longest_us = 0  # ever seen
         self._durations = Durations()
         self._estimate_us: int | None = None
@@ -67,10 +101,12 @@ class Task:
         "attempt",
         "blocked_since",
         "config",
+        "cores",
         "cpus",
         "estimate_us",
         "executor",
         "flags",
+        "gpus",
         "id",
         "inputs",
         "kind",
@@ -91,6 +127,8 @@ class Task:
         self.state = ws.WAITING
         self.executor: Executor | None = None
         self.cpus = kind.cpus
+        self.cores: tuple[int, ...] = ()  # which of the worker's cores it has,
+        self.gpus: tuple[int, ...] = ()  # and which of its gpus, while it is placed
         self.estimate_us = 0  # what it was counted as in its executor's queue
         self.blocked_since: float | None = None
 
@@ -123,7 +161,18 @@ class KillExecutor(Struct, gc=False):
     run: Run
 
 
-QueueEffect = RunOnExecutor | RunProgram | ReadBack | KillExecutor
+class RestartExecutor(Struct, gc=False):
+    """Give the executor, which has nothing to do, a new process with this environment."""
+
+    executor: int
+    threads: int
+    gpus: tuple[int, ...]
+
+
+QueueEffect = RunOnExecutor | RunProgram | ReadBack | KillExecutor | RestartExecutor
+
+
+_USUAL: Final = Environment()
 
 
 class Executor:
@@ -131,7 +180,9 @@ class Executor:
         "alive",
         "backlog_us",
         "cancelled_at",
+        "cores",
         "cpus",
+        "environment",
         "full",
         "index",
         "looked_at",
@@ -147,6 +198,8 @@ class Executor:
         self.queue: dict[Task, None] = {}  # in the order sent; the first is running
         self.backlog_us = 0
         self.cpus = 0
+        self.cores: tuple[int, ...] = ()
+        self.environment = _USUAL
         self.progress_at = 0.0
         self.looked_at = 0.0  # when its queue was last read back
         self.pause_s = _STUCK_S  # until it is worth looking again
@@ -154,29 +207,46 @@ class Executor:
 
 
 class Queues:
-    def __init__(self, cpus: int) -> None:
+    """`extras`: what there is besides cores, in the units of `Request.extras`."""
+
+    def __init__(self, cpus: int, extras: Mapping[str, int]) -> None:
         self.cpus = cpus
+        self.extras = extras
+        self.amounts = Amounts(extras)
         self.executors = [Executor(i) for i in range(cpus)]
         self.ready: deque[Task] = deque()
         self.light: deque[Task] = deque()  # ready ones that ask for no core: they run beside full cores
+        self.special: dict[Request, deque[Task]] = {}  # ready ones that ask for more than cores
         self.n_light_programs = 0
         self.placed: dict[Run, Task] = {}  # at an executor or running as a program, cancelled ones included
         self.free_cpus = cpus
+        self.free_cores = dict.fromkeys(range(cpus))
         self.owed = 0  # tasks asked back by the server while an executor's queue is read
         self._look_again_at: float | None = None
 
     def add(self, task: Task) -> None:
-        (self.ready if task.cpus else self.light).append(task)
+        self._line_of(task).append(task)
+
+    def _line_of(self, task: Task) -> deque[Task]:
+        if not task.cpus:
+            return self.light
+        if not task.kind.extras:
+            return self.ready
+        line = self.special.get(task.kind.request)
+        if line is None:
+            line = self.special[task.kind.request] = deque()
+        return line
 
     # -- Starting -----------------------------------------------------------------------------------------------------
 
     def start(self, now: float) -> list[QueueEffect]:
         """Start what may start; O(started)."""
         effects: list[QueueEffect] = []
-        if self.ready or self.light:
+        if self.ready or self.light or self.special:
             batches: dict[int, list[Task]] = {}
             self._start_light(now, effects, batches)
-            self._start_ready(now, effects, batches)
+            if not self.special or not self._start_special(now, effects, batches):
+                self._start_ready(now, effects, batches)
             effects += [RunOnExecutor(index, tasks) for index, tasks in batches.items()]
         self._look_again_at = None
         if not self.ready and self.free_cpus:
@@ -196,7 +266,7 @@ class Queues:
                 self._start_program(task, effects)
             elif task.kind.place != PROGRAM and (executor := self.executor_for(task)) is not None:
                 ready.popleft()
-                self._queue(task, executor, now)
+                self._queue(task, executor, now, effects)
                 batches.setdefault(executor.index, []).append(task)
             elif task.cpus > 1 and task.blocked_since is None:
                 task.blocked_since = now
@@ -216,44 +286,95 @@ class Queues:
                 self._start_program(task, effects)
             elif task.kind.place != PROGRAM and (executor := self.executor_for(task)) is not None:
                 self.light.popleft()
-                self._queue(task, executor, now)
+                self._queue(task, executor, now, effects)
                 batches.setdefault(executor.index, []).append(task)
             else:
                 break
+
+    def _start_special(self, now: float, effects: list[QueueEffect], batches: dict[int, list[Task]]) -> bool:
+        """Start what asks for more than cores; True while cores are to be kept for such a task."""
+        for request, line in list(self.special.items()):
+            while line:
+                task = line[0]
+                if task.state != ws.READY:
+                    line.popleft()
+                    continue
+                if not self.amounts.has(task.kind.extras):
+                    break
+                executor = self.executor_for(task) if task.kind.place != PROGRAM else None
+                if task.cpus > self.free_cpus or (executor is None and task.kind.place != PROGRAM):
+                    if task.blocked_since is None:
+                        task.blocked_since = now
+                    if now - task.blocked_since >= _RESERVE_AFTER_S:
+                        return True
+                    break
+                line.popleft()
+                rather = executor.environment.gpus if executor is not None else ()
+                task.gpus = self.amounts.take(task.kind.extras, rather)
+                if executor is None:
+                    self._start_program(task, effects)
+                else:
+                    self._queue(task, executor, now, effects)
+                    batches.setdefault(executor.index, []).append(task)
+            if not line:
+                del self.special[request]
+        return False
 
     def _start_program(self, task: Task, effects: list[QueueEffect]) -> None:
         task.state = ws.RUNNING
         self.placed[task.id, task.attempt] = task
         self.free_cpus -= task.cpus
+        task.cores = self._take_cores(task.cpus)
         self.n_light_programs += not task.cpus
         effects.append(RunProgram(task))
 
     def executor_for(self, task: Task) -> Executor | None:
-        """An idle executor if the cores are free, else the shortest queue with room in its window."""
+        """An idle executor if the cores are free, else the shortest queue with room in its window.
+
+        Rather one with the right environment; if need be, an idle one that has to be started again.
+        """
         best: Executor | None = None
+        another: Executor | None = None
+        environment = task.kind.environment
+        alone = bool(task.kind.extras)
+        n_gpus = task.kind.n_gpus
         for executor in self.executors:
             if not executor.alive:
                 continue
             if not executor.queue:
                 if self.free_cpus >= task.cpus:
-                    return executor
+                    if environment is None or (executor.environment == environment and not n_gpus):
+                        return executor
+                    if another is None or _is_like(executor.environment, task.cpus, n_gpus):
+                        another = executor
             elif (
                 task.cpus <= executor.cpus <= 1
                 and not executor.full
+                and not alone
+                and (environment is None or executor.environment == environment)
                 and executor.cancelled_at is None
                 and len(executor.queue) < _QUEUE_TASKS
                 and (best is None or executor.backlog_us < best.backlog_us)
             ):
                 best = executor
         if best is not None and best.backlog_us + task.kind.estimate_us > EXECUTOR_WINDOW_US:
-            return None
-        return best
+            best = None
+        return best or another
 
-    def _queue(self, task: Task, executor: Executor, now: float) -> None:
+    def _queue(self, task: Task, executor: Executor, now: float, effects: list[QueueEffect]) -> None:
         if not executor.queue:
             executor.cpus = task.cpus
+            executor.cores = self._take_cores(task.cpus, executor.index)
             self.free_cpus -= task.cpus
             executor.progress_at = now
+            environment = task.kind.environment
+            if environment is not None:
+                if task.gpus:
+                    environment = Environment(environment.threads, task.gpus)
+                if executor.environment != environment:
+                    executor.environment = environment
+                    effects.append(RestartExecutor(executor.index, environment.threads, environment.gpus))
+        task.cores = executor.cores if task.cpus else ()
         task.state = ws.QUEUED
         task.blocked_since = None
         task.estimate_us = task.kind.estimate_us
@@ -272,7 +393,9 @@ class Queues:
         executor = task.executor
         if executor is None:
             self.free_cpus += task.cpus
+            self.free_cores.update(dict.fromkeys(task.cores))
             self.n_light_programs -= not task.cpus
+            self._give_amounts_back(task)
         else:
             executor.progress_at = now
             executor.pause_s = _STUCK_S
@@ -283,10 +406,28 @@ class Queues:
         del executor.queue[task]
         task.executor = None
         executor.backlog_us -= task.estimate_us
+        self._give_amounts_back(task)
         if not executor.queue:
             self.free_cpus += executor.cpus
+            self.free_cores.update(dict.fromkeys(executor.cores))
             executor.cpus = 0
+            executor.cores = ()
             executor.cancelled_at = None
+
+    def _take_cores(self, count: int, rather: int = -1) -> tuple[int, ...]:
+        """Free cores; for executors the one of their own number, so that they need not be moved."""
+        if count == 1 and rather in self.free_cores:
+            del self.free_cores[rather]
+            return (rather,)
+        cores = sorted(self.free_cores)[-count:] if count else []
+        for core in cores:
+            del self.free_cores[core]
+        return tuple(cores)
+
+    def _give_amounts_back(self, task: Task) -> None:
+        if task.kind.extras:
+            self.amounts.give_back(task.kind.extras, task.gpus)
+            task.gpus = ()
 
     def take_back(self, runs: Iterable[Run]) -> list[Task]:
         """Take runs that did not begin back from their executors; returns those that are still wanted, READY again."""
@@ -302,7 +443,7 @@ class Queues:
 
     def add_first(self, tasks: list[Task]) -> None:
         for task in reversed(tasks):
-            (self.ready if task.cpus else self.light).appendleft(task)
+            self._line_of(task).appendleft(task)
 
     def not_sent(self, index: int, runs: Iterable[Run]) -> list[Task]:
         """Take back what an executor had no room for; returns those that are still wanted."""
@@ -324,10 +465,11 @@ class Queues:
     def last_ready(self, count: int) -> list[Task]:
         """Take up to `count` tasks that would start last out of the ready queue."""
         taken: list[Task] = []
-        while self.ready and len(taken) < count:
-            task = self.ready.pop()
-            if task.state == ws.READY:
-                taken.append(task)
+        for line in (self.ready, *self.special.values()):
+            while line and len(taken) < count:
+                task = line.pop()
+                if task.state == ws.READY:
+                    taken.append(task)
         return taken
 
     def longest_executor(self) -> Executor | None:
@@ -380,3 +522,8 @@ class Queues:
         if self._look_again_at is not None:
             deadlines.append(self._look_again_at)
         return min(deadlines, default=None)
+
+
+def _is_like(environment: Environment, threads: int, n_gpus: int) -> bool:
+    """Whether a process with this environment could do, if the gpus are free that it has."""
+    return environment.threads == threads and len(environment.gpus) == n_gpus

@@ -10,7 +10,7 @@ class DataObject(ABC):
     """An immutable value: the result of one task, an input of others."""
 
     __slots__ = ()
-    symbol: ClassVar[str]
+    symbol: str
     is_d_object: ClassVar[bool] = False
 
     @abstractmethod

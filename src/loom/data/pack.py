@@ -14,9 +14,10 @@ from msgspec import Meta, Struct
 
 from loom.data.array import Array
 from loom.data.base import DataObject, DObject
-from loom.data.buffers import Cursor, Segment, join, joined_view, segment_size
+from loom.data.buffers import Cursor, Segment, join, joined_view, segment_size, total_size
 from loom.data.file import FileObject
 from loom.data.index import Index
+from loom.data.own import OwnObject
 from loom.data.pieces import POSITION_BYTES, Pieces, column_of
 from loom.data.plain import Plain
 from loom.data.pyobj import PyObj
@@ -65,7 +66,17 @@ class _PyObjNode(Struct, array_like=True, tag=5, gc=False):
     stream_size: _Size
 
 
-_Node: TypeAlias = _PlainNode | _FileNode | _IndexNode | _ArrayNode | _PiecesNode | _PyObjNode
+class _OwnNode(Struct, array_like=True, tag=6, gc=False):
+    """Payload: what the type packed; `parts` are sizes where that was a list. `size`, `length`: as the type says."""
+
+    symbol: str
+    size: _Size
+    length: _Size
+    payload_size: _Size
+    parts: list[_Size] | None
+
+
+_Node: TypeAlias = _PlainNode | _FileNode | _IndexNode | _ArrayNode | _PiecesNode | _PyObjNode | _OwnNode
 
 
 class _Header(Struct, array_like=True, gc=False):
@@ -142,7 +153,9 @@ def from_packed(packed: bytes | memoryview) -> DataObject:
 
 
 def value_of(obj: DataObject) -> object:
-    """What users are given: bytes, a list, or the Python object. Raises what unpickling raises."""
+    """What users are given: bytes, a list, or the Python object. Raises what unpickling raises, and LoomError where
+    there is own data of a type that is not known here.
+    """
     values: list[object] = []
     ahead = [(obj, values)]
     while ahead:
@@ -158,7 +171,7 @@ def value_of(obj: DataObject) -> object:
                 inner: list[object] = []
                 into.append(inner)
                 ahead.extend((item, inner) for item in reversed(node.items))
-            case PyObj():
+            case PyObj() | OwnObject():
                 into.append(node.load())
             case _:
                 raise TypeError(f"{node.symbol} has no value")
@@ -182,6 +195,10 @@ def _describe_one(obj: DataObject) -> tuple[_Node, Sequence[Segment], Sequence[D
             sizes = list(map(segment_size, obj.buffers))
             stream_size = segment_size(obj.stream)
             return _PyObjNode(obj.size(), sizes, stream_size), [*obj.buffers, obj.stream], ()
+        case OwnObject():
+            payload_size = total_size(obj.segments)
+            parts = None if obj.parts is None else list(obj.parts)
+            return _OwnNode(obj.symbol, obj.size(), obj.length(), payload_size, parts), obj.segments, ()
         case _:
             raise TypeError(f"{obj.symbol} cannot be packed")
 
@@ -211,6 +228,8 @@ def _take_payload(node: _Node, cursor: Cursor) -> list[list[Segment]]:
             return [cursor.take(node.count * POSITION_BYTES), cursor.take(node.size)]
         case _PyObjNode():
             return [cursor.take(size) for size in (*node.buffer_sizes, node.stream_size)]
+        case _OwnNode():
+            return [cursor.take(node.payload_size)]
         case _:
             return []
 
@@ -238,6 +257,8 @@ def _build(node: _Node, payload: list[list[Segment]], built: list[DataObject]) -
         case _PyObjNode():
             *buffers, stream = map(_as_segment, payload)
             return PyObj(stream, buffers, node.value_size)
+        case _OwnNode():
+            return OwnObject(node.symbol, node.size, node.length, payload[0], node.parts)
 
 
 def _as_segment(segments: list[Segment]) -> Segment:

@@ -42,13 +42,16 @@ _decode_batch: Final = Decoder(ExecutorBatch).decode
 class Executor:
     """Claims messages, runs their tasks, reports each at once."""
 
-    def __init__(self, tasks: socket.socket, ring: ResultRing, reporter: Reporter, file_prefix: str) -> None:
+    def __init__(
+        self, tasks: socket.socket, ring: ResultRing, reporter: Reporter, file_prefix: str, not_loaded: str
+    ) -> None:
         self._receiver = ParcelReceiver(tasks)
         self._ring = ring
         self._reporter = reporter
         self._outputs = OutputFiles(file_prefix)
         self._kept = KeptObjects()
         self._context = RunContext(0, self._log, self._outputs.new_output, {}, ())
+        self._not_loaded = not_loaded
         self._is_fork = False
         os.register_at_fork(after_in_child=self._on_fork)
 
@@ -82,15 +85,16 @@ class Executor:
                 result = RedirectResult(serial, encode_redirect(made))
             else:
                 result = make_result(serial, made, task.inputs, files, self._outputs)
+                result.begun_us = begun_ns // 1000
                 result.duration_us = (perf_counter_ns() - begun_ns) // 1000
                 if type(result) is LargeResult:
                     kept_file = result.file
         except MissingInputs as missing:
             result = InputsMissing(serial, missing.objects)
         except TaskError as error:
-            result = ErrorResult(serial, _sendable(str(error)) or "failed without a message")
+            result = _failed(serial, begun_ns, str(error) or "failed without a message")
         except BaseException:  # sys.exit, MemoryError, ... in a user's function are the end of that task only
-            result = ErrorResult(serial, _sendable(traceback.format_exc()))
+            result = _failed(serial, begun_ns, traceback.format_exc())
         if self._is_fork:  # the function forked, and the copy came back from it
             os._exit(0)
         self._outputs.close(kept_file)
@@ -99,7 +103,7 @@ class Executor:
     def _make(self, task: ExecutorTask, files: list[HandedFile]) -> DataObject | Task:
         task_type = TASK_TYPES.get(task.symbol)
         if task_type is None:
-            raise TaskError(f"Unknown task type {task.symbol!r}")
+            raise TaskError(f"Unknown task type {task.symbol!r}" + self._not_loaded)
         context = self._context
         context.task_id = task.number
         context.input_ids = (task.function,)
@@ -108,6 +112,10 @@ class Executor:
 
     def _log(self, level: int, text: str) -> None:
         self._reporter.publish(ExecutorLog(self._context.task_id, level, _sendable(text)))
+
+
+def _failed(serial: int, begun_ns: int, text: str) -> ErrorResult:
+    return ErrorResult(serial, begun_ns // 1000, (perf_counter_ns() - begun_ns) // 1000, _sendable(text))
 
 
 def _sendable(text: str) -> str:
@@ -122,10 +130,25 @@ def _die_with(parent: int) -> None:
         os._exit(1)
 
 
+def _load_plugins(options: list[str]) -> str:
+    """Load what the worker could load when it started; returns why that is not possible here, if so."""
+    if not options:
+        return ""
+    from loom.plugins.chosen import Plugins  # most workers have none
+    from loom.plugins.loading import PluginError, load_all
+
+    try:
+        load_all(Plugins.from_options(options))
+    except PluginError as error:
+        print(error, file=sys.stderr)
+        return f": {error}"
+    return ""
+
+
 def main() -> None:
-    """Run an executor: file prefix, worker's pid, then the inherited descriptors, as `processes` gives them."""
+    """Run an executor: file prefix, worker's pid, the inherited descriptors, options for plugins: see `processes`."""
     file_prefix = sys.argv[1]
-    parent, tasks_fd, results_fd, ring_fd, wake = map(int, sys.argv[2:])
+    parent, tasks_fd, results_fd, ring_fd, wake = map(int, sys.argv[2:7])
     for fd in (tasks_fd, results_fd, ring_fd, wake):
         os.set_inheritable(fd, False)
     _die_with(parent)
@@ -135,7 +158,8 @@ def main() -> None:
     ring = ResultRing(ring_fd)
     os.close(ring_fd)
     reporter = Reporter(ring, wake, socket.socket(fileno=results_fd))
-    Executor(socket.socket(fileno=tasks_fd), ring, reporter, file_prefix).run()
+    not_loaded = _load_plugins(sys.argv[7:])
+    Executor(socket.socket(fileno=tasks_fd), ring, reporter, file_prefix, not_loaded).run()
     sys.stdout.flush()
     os._exit(0)  # threads that functions left behind do not hold it up
 

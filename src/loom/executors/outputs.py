@@ -53,7 +53,7 @@ def make_result(
     files: Sequence[HandedFile],
     outputs: OutputFiles,
 ) -> SmallResult | LargeResult:
-    """The object as it goes back; its duration is still to be filled in. OSError where there is no room for it."""
+    """The object as it goes back; its times are still to be filled in. OSError where there is no room for it."""
     size_bytes = value.size()
     length = value.length()
     if type(value) is not Plain or size_bytes > SMALL_OBJECT_BYTES:
@@ -61,8 +61,8 @@ def make_result(
         if total_size(segments) > SMALL_OBJECT_BYTES:
             parts = _place_segments(segments, inputs, files, outputs)
             file = outputs.main() if any(part.input < 0 for part in parts) else ""
-            return LargeResult(serial, 0, size_bytes, length, header, file, parts)
-    return SmallResult(serial, 0, size_bytes, length, to_packed(value))
+            return LargeResult(serial, 0, 0, size_bytes, length, header, file, parts)
+    return SmallResult(serial, 0, 0, size_bytes, length, to_packed(value))
 
 
 def _place_segments(

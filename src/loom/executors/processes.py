@@ -10,13 +10,14 @@ import os
 import socket
 import sys
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from msgspec.msgpack import Decoder
 
 from loom.executors.batches import cut_batch
 from loom.executors.deaths import end_text, kill_group, reap
+from loom.executors.environment import Variables
 from loom.executors.parcels import ParcelReceiver, send_parcel
 from loom.executors.ring import ResultRing, create_ring_memory
 from loom.limits import MIB
@@ -40,7 +41,7 @@ _decode_batch: Final = Decoder(ExecutorBatch).decode
 class _Process:
     """One living process and everything that is shared with it."""
 
-    def __init__(self, file_prefix: str) -> None:
+    def __init__(self, file_prefix: str, variables: Variables, options: Sequence[str]) -> None:
         self.tasks, self.claimable = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.results, results_child = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.tasks.setblocking(False)
@@ -51,7 +52,7 @@ class _Process:
         self.ring = ResultRing(ring_fd)
         inherited = [self.claimable.fileno(), results_child.fileno(), ring_fd, self.wake]
         try:
-            self.pid = _spawn_executor(file_prefix, inherited)
+            self.pid = _spawn_executor(file_prefix, inherited, variables, options)
         except OSError:
             self._close()
             raise
@@ -78,7 +79,7 @@ class _Process:
         self.ring.close()
 
 
-def _spawn_executor(file_prefix: str, inherited: list[int]) -> int:
+def _spawn_executor(file_prefix: str, inherited: list[int], variables: Variables, options: Sequence[str]) -> int:
     """Start the program; stdout goes to stderr, so that what a function prints is seen in the worker's log."""
     arguments = [sys.executable, "-m", "loom.executors.child", file_prefix, str(os.getpid())]
     for fd in inherited:
@@ -86,8 +87,8 @@ def _spawn_executor(file_prefix: str, inherited: list[int]) -> int:
     try:
         return os.posix_spawn(
             sys.executable,
-            arguments + [str(fd) for fd in inherited],
-            os.environ,
+            [*arguments, *map(str, inherited), *options],
+            {**os.environ, **dict(variables)},
             file_actions=[
                 (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
                 (os.POSIX_SPAWN_DUP2, 2, 1),
@@ -104,7 +105,8 @@ class ExecutorProcess:
 
     `on_results(index, results)` may be called from `poll` and from the loop. `on_lost(index, running, unfinished,
     story)`: the process died by itself or by `kill`; `running` is the serial of the task that was running, if any,
-    `unfinished` those of the other tasks given to it that have no result, in the order given.
+    `unfinished` those of the other tasks given to it that have no result, in the order given. `options` say which
+    plugins it loads, as `plugins.chosen` writes them.
     """
 
     def __init__(
@@ -114,10 +116,13 @@ class ExecutorProcess:
         loop: asyncio.AbstractEventLoop,
         on_results: OnResults,
         on_lost: OnLost,
+        options: Sequence[str] = (),
     ) -> None:
         self._index = index
         self._store_dir = store_dir
         self._lives = 0
+        self._variables: Variables = ()
+        self._options = options
         self._loop = loop
         self._on_results = on_results
         self._on_lost = on_lost
@@ -133,12 +138,14 @@ class ExecutorProcess:
         """None while there is no process."""
         return self._process.pid if self._process else None
 
-    def start(self) -> None:
-        """Start the process. It can be given tasks at once."""
+    def start(self, variables: Variables | None = None) -> None:
+        """Start the process. It can be given tasks at once. Without `variables` it has those of its last life."""
         assert self._process is None
+        if variables is not None:
+            self._variables = variables
         self._lives += 1
         self._files_delivered = 0
-        self._process = process = _Process(self._file_prefix())
+        self._process = process = _Process(self._file_prefix(), self._variables, self._options)
         self._loop.add_reader(process.wake, self._on_wake)
         self._loop.add_reader(process.results, self._on_parcel)
         self._loop.add_reader(process.pidfd, self._on_end)
@@ -199,6 +206,18 @@ class ExecutorProcess:
         """End the process now; `on_lost` follows from the loop."""
         if self._process is not None:
             kill_group(self._process.pid)
+
+    def restart(self, variables: Variables) -> None:
+        """End the process, which has nothing to do, and start it with these variables; `on_lost` does not follow.
+
+        While there is none, after `on_lost`, the next `start` has them. OSError: it was ended and cannot be started.
+        """
+        assert not self._outstanding
+        self._variables = variables
+        if self._process is not None:
+            self._on_parcel()  # what it has logged
+            self._forget_process()
+            self.start()
 
     def stop(self) -> None:
         """End the process for good: nothing is reported any more."""

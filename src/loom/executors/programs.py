@@ -15,6 +15,7 @@ from typing import Final, NamedTuple, TypeAlias
 from loom.data.array import Array
 from loom.data.base import DataObject, DObject
 from loom.executors.deaths import kill_group, reap, signal_text
+from loom.executors.environment import Variables, pin_program
 from loom.executors.rundir import BadOutput, RunDirectory
 from loom.limits import STDERR_TAIL_BYTES
 from loom.tasktypes.base import TaskError
@@ -31,6 +32,7 @@ _FILE_ACTIONS: Final[list[_FileAction]] = [
     (os.POSIX_SPAWN_OPEN, 1, STDOUT_FILE, _CAPTURE, 0o600),
     (os.POSIX_SPAWN_OPEN, 2, STDERR_FILE, _CAPTURE, 0o600),
 ]
+_MAX_ENVIRONMENTS: Final = 256  # kept: one for each number of cores and set of gpus
 _NO_STDIN: Final = (os.POSIX_SPAWN_OPEN, 0, b"/dev/null", os.O_RDONLY, 0)
 
 _log = logging.getLogger(__name__)
@@ -59,22 +61,33 @@ class ProgramRunner:
         self._base_dir = base_dir
         self._loop = loop
         self._on_changed = on_changed
-        self._environment = dict(os.environb)
+        self._environments: dict[Variables, dict[bytes, bytes]] = {(): dict(os.environb)}
         self._runs: dict[int, _Run] = {}  # by task
         self._stopping: dict[int, _Run] = {}  # by pid
         self._count = 0
 
-    def start(self, task: int, config: bytes, inputs: Sequence[DataObject], done: Done) -> None:
+    def start(
+        self,
+        task: int,
+        config: bytes,
+        inputs: Sequence[DataObject],
+        done: Done,
+        variables: Variables = (),
+        cores: tuple[int, ...] = (),
+    ) -> None:
         """Start a program; `done(task, result or None, error, duration_us)` says how it ended.
 
-        `done` may be called before this returns, where the program cannot be started.
+        It has `variables` beyond this process's own, and is pinned to `cores` if there are any. `done` may be called
+        before this returns, where the program cannot be started.
         """
         assert task not in self._runs
         try:
-            self._runs[task] = run = self._launch(task, config, inputs, done)
+            self._runs[task] = run = self._launch(task, config, inputs, done, self._environment(variables))
         except (TaskError, OSError) as error:
             done(task, None, _start_error(error), 0)
             return
+        if cores:
+            pin_program(run.pid, cores)
         self._loop.add_reader(run.pidfd, self._on_exit, run)
 
     def stop(self, task: int) -> None:
@@ -91,20 +104,42 @@ class ProgramRunner:
         for run in list(self._stopping.values()):
             self._on_exit(run)
 
-    def _launch(self, task: int, config_bytes: bytes, inputs: Sequence[DataObject], done: Done) -> _Run:
+    def _environment(self, variables: Variables) -> dict[bytes, bytes]:
+        environment = self._environments.get(variables)
+        if environment is None:
+            if len(self._environments) > _MAX_ENVIRONMENTS:
+                self._environments = {(): self._environments[()]}
+            added = {os.fsencode(name): os.fsencode(value) for name, value in variables}
+            environment = self._environments[variables] = {**self._environments[()], **added}
+        return environment
+
+    def _launch(
+        self,
+        task: int,
+        config_bytes: bytes,
+        inputs: Sequence[DataObject],
+        done: Done,
+        environment: dict[bytes, bytes],
+    ) -> _Run:
         config = parse_run_config(config_bytes, len(inputs))
         self._count += 1
         directory = RunDirectory(self._base_dir, self._count)
         try:
             begun_ns = perf_counter_ns()
-            pid = self._spawn(config, directory, inputs)
+            pid = self._spawn(config, directory, inputs, environment)
             pidfd = _watch_end(pid)
         except BaseException:
             self._remove(directory)
             raise
         return _Run(task, config, directory, pid, pidfd, begun_ns, done)
 
-    def _spawn(self, config: RunConfig, directory: RunDirectory, inputs: Sequence[DataObject]) -> int:
+    def _spawn(
+        self,
+        config: RunConfig,
+        directory: RunDirectory,
+        inputs: Sequence[DataObject],
+        environment: dict[bytes, bytes],
+    ) -> int:
         variables: dict[bytes, bytes] = {}
         stdin: int | None = None
         try:
@@ -123,27 +158,10 @@ class ProgramRunner:
             if any(b"\0" in argument for argument in arguments):
                 raise TaskError("An argument of the program has a zero byte in it")
             first: _FileAction = _NO_STDIN if stdin is None else (os.POSIX_SPAWN_DUP2, stdin, 0)
-            return self._spawn_in(directory.path, arguments, [first, *_FILE_ACTIONS])
+            return _spawn_in(directory.path, arguments, environment, [first, *_FILE_ACTIONS])
         finally:
             if stdin is not None:
                 os.close(stdin)
-
-    def _spawn_in(self, path: bytes, arguments: list[bytes], file_actions: list[_FileAction]) -> int:
-        os.chdir(path)
-        try:
-            return os.posix_spawnp(
-                arguments[0],
-                arguments,
-                self._environment,
-                file_actions=file_actions,
-                setsid=True,
-                setsigmask=(),
-                setsigdef=_DEFAULT_SIGNALS,
-            )
-        except OSError as error:
-            raise TaskError(_spawn_error(os.fsdecode(arguments[0]), error)) from None
-        finally:
-            os.chdir("/")
 
     def _on_exit(self, run: _Run) -> None:
         duration_us = (perf_counter_ns() - run.begun_ns) // 1000
@@ -175,6 +193,26 @@ class ProgramRunner:
             directory.remove()
         except OSError as error:
             _log.warning("Directory %s of a program cannot be removed: %s", os.fsdecode(directory.path), error)
+
+
+def _spawn_in(
+    path: bytes, arguments: list[bytes], environment: dict[bytes, bytes], file_actions: list[_FileAction]
+) -> int:
+    os.chdir(path)
+    try:
+        return os.posix_spawnp(
+            arguments[0],
+            arguments,
+            environment,
+            file_actions=file_actions,
+            setsid=True,
+            setsigmask=(),
+            setsigdef=_DEFAULT_SIGNALS,
+        )
+    except OSError as error:
+        raise TaskError(_spawn_error(os.fsdecode(arguments[0]), error)) from None
+    finally:
+        os.chdir("/")
 
 
 def _watch_end(pid: int) -> int:

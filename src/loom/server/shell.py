@@ -6,12 +6,14 @@ import asyncio
 import gc
 import itertools
 import logging
+import os
 import socket
 import time
 from typing import Final
 
 from loom.core.events import (
     CloseLink,
+    Facts,
     LinkDown,
     LinkDrained,
     LinkFull,
@@ -20,12 +22,14 @@ from loom.core.events import (
     Send,
     ServerEvent,
     Shutdown,
+    StartTrace,
 )
 from loom.core.server import ServerCore
 from loom.errors import LoomError
 from loom.messages import ClientToServer, Message, SubmitChunk, TasksFinished, WorkerToServer
 from loom.net.link import Link, LinkHandler
 from loom.net.listener import Listener, listen
+from loom.server.tracing import ServerTrace
 from loom.wire.codec import Decoder
 from loom.wire.handshake import Role
 
@@ -42,6 +46,7 @@ class ServerShell:
         self._key = key
         # Without a journal nothing outlives the server, but late peers of an earlier one may still be there.
         self._core = ServerCore(incarnation=int(time.time()) & 0xFFF_FFFF)
+        self._trace = ServerTrace(self._core.incarnation)
         self._links: dict[int, Link] = {}
         self._numbers: dict[Link, int] = {}
         self._link_numbers = itertools.count(1)
@@ -72,6 +77,7 @@ class ServerShell:
         own.
         """
         await self._stopped.wait()
+        self._trace.stop()
         assert self._listener is not None
         self._listener.close()
         for link in list(self._links.values()):
@@ -158,6 +164,10 @@ class ServerShell:
                         level = logging.WARNING if effect.at_fault else logging.INFO
                         _log.log(level, "closing the link of %s: %s", link.peer, effect.reason)
                         link.close(effect.reason)
+                case Facts():
+                    self._trace.add(effect.facts)
+                case StartTrace():
+                    self._trace.start(os.fsdecode(effect.path))
                 case Shutdown():
                     _log.info("stopping: a client asked for it")
                     self.stop()

@@ -29,12 +29,12 @@ class Ledger:
         self._finish = core.graph.finish
         core.graph.finish = self._on_finish  # type: ignore[method-assign]
 
-    def _on_finish(self, node: Node, size_bytes: int, packed: bytes | None) -> None:
+    def _on_finish(self, node: Node, size_bytes: int, length: int, packed: bytes | None) -> None:
         run = node.id, node.attempt
         assert run not in self._accepted, f"attempt {node.attempt} of {node} was accepted twice"
         self._accepted.add(run)
         self.n_accepted += 1
-        self._finish(node, size_bytes, packed)
+        self._finish(node, size_bytes, length, packed)
 
     def on_close_link(self, reason: str) -> None:
         assert reason in _GOOD_REASONS, f"the server cuts a link: {reason}"

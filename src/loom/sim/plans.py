@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 
 from loom.core.columns import column
@@ -13,8 +14,10 @@ from loom.tasktypes.plan import EncodedPlan, Reference, Task, encode_plan
 def cut_chunk(chunk: PlanChunk, rows: int) -> Iterator[PlanChunk]:
     """The same stretch of a plan in chunks of at most so many rows."""
     input_ends, config_ends = column(chunk.input_ends, "I").tolist(), column(chunk.config_ends, "I").tolist()
+    saved = column(chunk.checkpoint_rows, "I").tolist()
     for start in range(0, len(chunk.flags), rows):
         end = min(start + rows, len(chunk.flags))
+        low, high = bisect_left(saved, start), bisect_left(saved, end)
         first_input, first_config = (input_ends[start - 1], config_ends[start - 1]) if start else (0, 0)
         yield PlanChunk(
             chunk.plan_first,
@@ -32,6 +35,9 @@ def cut_chunk(chunk: PlanChunk, rows: int) -> Iterator[PlanChunk]:
             chunk.inputs[8 * first_input : 8 * input_ends[end - 1]],
             _less(chunk.config_ends[4 * start : 4 * end], first_config),
             chunk.configs[first_config : config_ends[end - 1]],
+            b"".join((row - start).to_bytes(4, "little") for row in saved[low:high]),
+            chunk.checkpoint_paths[low:high],
+            chunk.more or end < len(chunk.flags),
         )
 
 

@@ -76,7 +76,7 @@ class SimWorker:
     def connect(self) -> None:
         if self.alive:
             self.end = self.world.connect("worker", self)
-            self.end.send([RegisterWorker(f"w{self.number}", self.cpus, "host", self.number, "", sorted(PLACES))])
+            self.end.send([RegisterWorker(f"w{self.number}", self.cpus, [], "host", self.number, "", sorted(PLACES))])
 
     def on_messages(self, end: End, messages: list[Message]) -> None:
         self.post(FromServer(messages))

@@ -5,11 +5,10 @@ from typing import Final
 
 from loom.data.array import Array
 from loom.data.base import DataObject
+from loom.messages import ARRAY_MAKE
 from loom.tasktypes import checks
 from loom.tasktypes.base import RunContext, TaskType
 from loom.tasktypes.task import Source, Task
-
-ARRAY_MAKE: Final = "loom/array/make"
 
 
 def array_make(inputs: Iterable[Source]) -> Task:

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Final
 
-from loom.data.array import Array
 from loom.data.base import DataObject
+from loom.data.own import OwnObject
 from loom.data.pack import from_packed
-from loom.data.plain import Plain
 from loom.data.pyobj import PyObj
 from loom.limits import KEPT_FUNCTIONS, MAX_ERROR_CHARS
 from loom.tasktypes import checks
@@ -18,7 +17,7 @@ from loom.tasktypes.outputs import store_object
 from loom.tasktypes.python import CALL_DECODER, PY_CALL, PY_CALL_OLD, PY_VALUE
 from loom.tasktypes.redirect import without_wrappers
 from loom.tasktypes.task import Task
-from loom.tasktypes.wrappers import Context, Wrapper, wrap
+from loom.tasktypes.wrappers import Context, data_object_of, wrap
 
 
 def _run_value(context: RunContext, config: bytes, _inputs: Sequence[DataObject]) -> DataObject:
@@ -26,7 +25,7 @@ def _run_value(context: RunContext, config: bytes, _inputs: Sequence[DataObject]
         value = from_packed(config)
     except ValueError as error:
         raise TaskError(f"{PY_VALUE}: the configuration is malformed: {error}") from None
-    if not isinstance(value, PyObj):
+    if not isinstance(value, PyObj | OwnObject):
         raise TaskError(f"{PY_VALUE}: the configuration is no Python object but {value.symbol}")
     return store_object(context, value)
 
@@ -40,11 +39,16 @@ def _run_call(context: RunContext, config: bytes, inputs: Sequence[DataObject]) 
     try:
         result = function(*args)
     except BaseException as error:  # sys.exit is the end of the task, not of its executor
-        raise TaskError(_story(error)) from None
+        raise TaskError(story_of(error)) from None
+    return outcome_of(result)
+
+
+def outcome_of(result: object) -> DataObject | Task:
+    """What a function that has returned this makes of its task; TaskError where it is nothing that may be returned."""
     if isinstance(result, Task):
         return without_wrappers(result)
     try:
-        return _data_object(result)
+        return data_object_of(result)
     except RecursionError:
         raise TaskError("The function returned a list that is nested too deeply") from None
 
@@ -61,7 +65,7 @@ def _live_function(context: RunContext, inputs: Sequence[DataObject]) -> Any:
         try:
             function = inputs[0].load()
         except BaseException as error:
-            raise TaskError(f"The function cannot be loaded\n{_story(error)}") from None
+            raise TaskError(f"The function cannot be loaded\n{story_of(error)}") from None
         if not callable(function):
             raise TaskError(f"{PY_CALL}: the first input is no function but {type(function).__name__}")
     context.functions[key] = function  # at the end: what was called last goes last
@@ -76,34 +80,13 @@ def _direct_args(pickled: bytes) -> Sequence[Any]:
     try:
         args = pickle.loads(pickled)
     except BaseException as error:
-        raise TaskError(f"The direct arguments cannot be loaded\n{_story(error)}") from None
+        raise TaskError(f"The direct arguments cannot be loaded\n{story_of(error)}") from None
     if not isinstance(args, tuple):
         raise TaskError(f"{PY_CALL}: the direct arguments are no tuple but {type(args).__name__}")
     return args
 
 
-def _data_object(result: object) -> DataObject:
-    match result:
-        case bytes():
-            return Plain(bytes(result))
-        case str():
-            try:
-                return Plain(result.encode())
-            except UnicodeEncodeError as error:
-                raise TaskError(f"The function returned a str that is no valid text: {error}") from None
-        case Wrapper():
-            return result.data_object
-        case list() | tuple():
-            return Array([_data_object(item) for item in result])
-        case Task():
-            raise TaskError("The function returned a list with a task in it: a task can only be returned by itself")
-    raise TaskError(
-        f"The function returned {type(result).__name__}, not bytes, str, an input, a list of these or a task; "
-        "return ctx.wrap(...) to make a Python object the result (py_task(context=True))"
-    )
-
-
-def _story(error: BaseException) -> str:
+def story_of(error: BaseException) -> str:
     """The traceback from the user's own code on; of a long one the end."""
     below: TracebackType | None = error.__traceback__.tb_next if error.__traceback__ else None
     return "".join(traceback.format_exception(type(error), error, below))[-MAX_ERROR_CHARS:]

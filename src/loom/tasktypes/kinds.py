@@ -1,12 +1,13 @@
 """What many tasks of a plan have in common - symbol, label, request - checked once and kept in tables."""
 
+import os
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from loom.errors import InvalidPlan
-from loom.limits import MAX_LABEL_CHARS, MAX_SYMBOL_CHARS
+from loom.limits import MAX_LABEL_CHARS, MAX_PATH_BYTES, MAX_SYMBOL_CHARS
 from loom.resources import Request
-from loom.tasktypes.task import POLICIES, Task
+from loom.tasktypes.task import POLICIES, Task, is_dynamic
 from loom.tasktypes.walk import name_of
 
 _LIGHT = Request()
@@ -34,7 +35,7 @@ class KindTable:
         kinds = self._kinds
         rows = []
         for task in tasks:
-            key = (task.task_type, task.label, task.resource_request, task.policy, task.checkpoint_path)
+            key = (task.task_type, task.label, task.resource_request, task.policy)
             try:
                 kind = kinds.get(key)
             except TypeError:  # something unhashable among them
@@ -51,13 +52,32 @@ class KindTable:
             raise InvalidPlan(f"{name_of(task)}: it has no task type")
         label = _text(task, "label", "" if task.label is None else task.label, MAX_LABEL_CHARS)
         request = _request(task)
-        if task.checkpoint_path is not None:
-            raise InvalidPlan(f"{name_of(task)}: this version of Loom has no checkpoints, leave checkpoint_path alone")
         return Kind(
             self.symbols.setdefault(symbol, len(self.symbols)),
             self.labels.setdefault(label, len(self.labels)),
             self.requests.setdefault(request, len(self.requests)),
         )
+
+
+def check_checkpoint(task: Task) -> bytes:
+    """The path of a task's checkpoint, as it travels. InvalidPlan where there can be none."""
+    try:
+        path = os.fsencode(task.checkpoint_path or "")
+    except (TypeError, UnicodeEncodeError):
+        raise InvalidPlan(f"{name_of(task)}: its checkpoint_path is no path: {task.checkpoint_path!r:.200}") from None
+    if not os.path.isabs(path):
+        raise InvalidPlan(
+            f"{name_of(task)}: its checkpoint_path {task.checkpoint_path!r:.200} is not absolute; the workers write it,"
+            " in a directory that they all see"
+        )
+    if b"\0" in path or len(path) > MAX_PATH_BYTES or path.endswith(b"/"):
+        raise InvalidPlan(f"{name_of(task)}: its checkpoint_path {task.checkpoint_path!r:.200} is no file name")
+    if is_dynamic(task) or any(is_dynamic(source) for source in task.inputs):
+        raise InvalidPlan(
+            f"{name_of(task)}: it has a checkpoint_path and becomes several tasks (dslice, dget), which cannot all be"
+            " written there; give the checkpoint to a task that puts them together, such as array_make or merge"
+        )
+    return path
 
 
 def _text(task: Task, what: str, text: object, max_chars: int) -> str:
@@ -75,6 +95,8 @@ def _text(task: Task, what: str, text: object, max_chars: int) -> str:
 def _request(task: Task) -> Request:
     """What the task asks for by its request and its policy."""
     request = task.resource_request
+    if is_dynamic(task) and task.policy != "scheduler":
+        raise InvalidPlan(f"{name_of(task)}: the server expands it, so its policy is 'scheduler', not {task.policy!r}")
     if request is not None and not isinstance(request, Request):
         raise InvalidPlan(f"{name_of(task)}: its resource request is none: {request!r:.200}")
     match task.policy:
@@ -83,5 +105,9 @@ def _request(task: Task) -> Request:
         case "simple":
             return _LIGHT
         case "scheduler":
-            raise InvalidPlan(f"{name_of(task)}: only tasks that the server expands have the policy 'scheduler'")
+            if is_dynamic(task):
+                return _LIGHT
+            raise InvalidPlan(
+                f"{name_of(task)}: only tasks that the server expands (dslice, dget) have the policy 'scheduler'"
+            )
     raise InvalidPlan(f"{name_of(task)}: its policy is {task.policy!r}, not one of {', '.join(sorted(POLICIES))}")

@@ -6,8 +6,8 @@ depends on consumers, then columns chunk by chunk. Nothing recurses, and nothing
 
 import gc
 from array import array
-from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate
@@ -19,9 +19,9 @@ from loom.ids import SERVER_MADE
 from loom.limits import CHUNK_TARGET_BYTES, MAX_CHUNK_BYTES, MAX_CHUNK_TASKS, MAX_CONFIG_BYTES
 from loom.messages import RESULT, PlanChunk
 from loom.tasktypes.base import TaskError
-from loom.tasktypes.kinds import KindTable
-from loom.tasktypes.task import InputReference, Reference, Task
-from loom.tasktypes.walk import Walk, name_of
+from loom.tasktypes.kinds import KindTable, check_checkpoint
+from loom.tasktypes.task import DYNAMIC_TYPES, InputReference, Reference, Task
+from loom.tasktypes.walk import NOTHING, Walk, name_of
 
 __all__ = ["EncodedPlan", "Reference", "Task", "encode_plan", "encode_redirect"]
 
@@ -36,17 +36,24 @@ class EncodedPlan:
     count: int
     chunks: list[PlanChunk]
 
+    @property
+    def has_dynamic(self) -> bool:
+        return any(not DYNAMIC_TYPES.isdisjoint(chunk.symbols) for chunk in self.chunks)
+
     def __iter__(self) -> Iterator[PlanChunk]:
         return iter(self.chunks)
 
 
-def encode_plan(tasks: Sequence[Task], first: int, number_of: Callable[[Reference], int]) -> EncodedPlan:
+def encode_plan(
+    tasks: Sequence[Task], first: int, number_of: Callable[[Reference], int], loaded: Mapping[Task, Task] = NOTHING
+) -> EncodedPlan:
     """Number the tasks and all they need from `first` on, inputs before consumers, and encode them.
 
-    `number_of` gives the number of a future, or raises what is wrong with it. InvalidPlan names the task at fault.
+    `number_of` gives the number of a future, or raises what is wrong with it. `loaded`: what is put in the place of
+    tasks whose objects are there already. InvalidPlan names the task at fault.
     """
     with _collector_paused():
-        walk = Walk(tasks, first, number_of)
+        walk = Walk(tasks, first, number_of, loaded)
         columns = _Columns(walk)
         chunks = [columns.chunk(start, end) for start, end in columns.cuts(MAX_CHUNK_TASKS, CHUNK_TARGET_BYTES)]
     return EncodedPlan(walk.results, len(walk.tasks), chunks)
@@ -71,6 +78,13 @@ def encode_redirect(task: Task) -> PlanChunk:
     )
 
 
+def checkpointed(tasks: Sequence[Task], number_of: Callable[[Reference], int]) -> list[Task]:
+    """The tasks with a checkpoint among those submitted and all they need. InvalidPlan as in `encode_plan`."""
+    walk = Walk(tasks, 0, number_of)
+    _Columns(walk)
+    return [task for task in walk.tasks if task.checkpoint_path is not None]
+
+
 def _position_of(reference: Reference) -> int:
     if not isinstance(reference, InputReference):
         raise InvalidPlan(f"a future of a client is no input inside a task: {reference!r:.200}")
@@ -84,6 +98,8 @@ class _Columns:
         self._walk = walk
         self._levels, self._consumers = _weigh(walk)
         self._configs = [_config(task) for task in walk.tasks]
+        self._checkpoints = [row for row, task in enumerate(walk.tasks) if task.checkpoint_path is not None]
+        self._checkpoint_paths = [check_checkpoint(walk.tasks[row]) for row in self._checkpoints]
         self._flags = bytearray(len(walk.tasks))
         for number in walk.results:
             self._flags[number - walk.first] = RESULT
@@ -112,6 +128,7 @@ class _Columns:
         configs = self._configs[start:end]
         inputs_start = walk.input_ends[start - 1] if start else 0
         inputs_end = walk.input_ends[end - 1]
+        low, high = bisect_left(self._checkpoints, start), bisect_left(self._checkpoints, end)
         return PlanChunk(
             plan_first=walk.first,
             first=walk.first + start,
@@ -128,6 +145,9 @@ class _Columns:
             inputs=array("Q", walk.inputs[inputs_start:inputs_end]).tobytes(),
             config_ends=array("I", accumulate(map(len, configs))).tobytes(),
             configs=b"".join(configs),
+            checkpoint_rows=array("I", [row - start for row in self._checkpoints[low:high]]).tobytes(),
+            checkpoint_paths=self._checkpoint_paths[low:high],
+            more=end < len(walk.tasks),
         )
 
 

@@ -7,6 +7,7 @@ from typing import Any, Final
 from msgspec import Struct
 from msgspec.msgpack import Decoder, Encoder
 
+from loom.data.own import pack_own
 from loom.data.pack import to_packed
 from loom.data.pyobj import PyObj, pickle_value
 from loom.errors import LoomError
@@ -31,7 +32,13 @@ CALL_DECODER: Final = Decoder(CallConfig)
 
 
 def py_value(obj: object) -> Task:
-    """A Python object as a data object. LoomError where it cannot be pickled."""
+    """A Python object as a data object; an instance of an own data type as an object of that type.
+
+    LoomError where it cannot be pickled or packed.
+    """
+    own = pack_own(obj)
+    if own is not None:
+        return Task(PY_VALUE, (), to_packed(own), cpu1)
     try:
         value = to_packed(PyObj.of(obj))
     except Exception as error:

@@ -3,9 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Final, Literal, TypeAlias
 
+from loom.messages import DGET, DSLICE
 from loom.resources import Request
 
 Policy: TypeAlias = Literal["standard", "simple", "scheduler"]
+DYNAMIC_TYPES: Final = frozenset({DGET, DSLICE})
 POLICIES: Final = frozenset({"standard", "simple", "scheduler"})
 
 
@@ -20,6 +22,7 @@ class Reference(Source):
 
     __slots__ = ("__weakref__", "task_id")
     task_id: int
+    is_dynamic: bool = False  # the server makes several tasks of what consumes it
 
 
 class InputReference(Reference):
@@ -35,7 +38,9 @@ class Task(Source):
     """One step of a plan. Every attribute may be set until the task is submitted.
 
     `policy` says how the task is scheduled: "standard" needs its request, "simple" is light whatever its request says;
-    where it is None a task with a request is standard, one without is simple. `label` and `metadata` are for people.
+    where it is None a task with a request is standard, one without is simple; "scheduler" have those that the server
+    expands (dslice, dget). `label` and `metadata` are for people. `checkpoint_path` (absolute, in a directory that all
+    workers see) is where the result is saved; `Client.submit(load=True)` takes it from there.
     """
 
     __slots__ = (
@@ -69,3 +74,10 @@ class Task(Source):
 
     def __repr__(self) -> str:
         return f"<Task {self.label or self.task_type!r}>"
+
+
+def is_dynamic(source: Source) -> bool:
+    """Whether the server makes several tasks of what consumes it."""
+    if isinstance(source, Task):
+        return source.task_type in DYNAMIC_TYPES
+    return isinstance(source, Reference) and source.is_dynamic

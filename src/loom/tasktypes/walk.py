@@ -1,13 +1,15 @@
 """The walk over a plan: every task behind the submitted ones gets a number, inputs before consumers."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import repeat
+from types import MappingProxyType
 from typing import Final
 
 from loom.errors import InvalidPlan
 from loom.limits import MAX_INPUTS
 from loom.tasktypes.task import Reference, Source, Task
 
+NOTHING: Final[Mapping[Task, Task]] = MappingProxyType({})
 _UNKNOWN: Final = -1  # in the place of a number
 _SERIES: Final = (tuple, list)
 _NAME_CHARS: Final = 200  # of a label or symbol in an error message
@@ -26,7 +28,13 @@ class Walk:
     `tasks[i]` end at `input_ends[i]`.
     """
 
-    def __init__(self, submitted: Sequence[Task], first: int, number_of: Callable[[Reference], int]) -> None:
+    def __init__(
+        self,
+        submitted: Sequence[Task],
+        first: int,
+        number_of: Callable[[Reference], int],
+        loaded: Mapping[Task, Task] = NOTHING,
+    ) -> None:
         for position, task in enumerate(submitted):
             if not isinstance(task, Task):
                 raise InvalidPlan(f"what was submitted at position {position} is no task: {task!r:.200}")
@@ -35,6 +43,7 @@ class Walk:
         self.inputs: list[int] = []
         self.input_ends: list[int] = []
         self._number_of = number_of
+        self._loaded = loaded  # tasks that stand in the place of others, which need their inputs no more
         self._numbers: dict[Source, int] = {}
         self._open: set[Task] = set()  # tasks whose inputs are being numbered: the way down to where the walk is
         self._walk(submitted)
@@ -42,13 +51,16 @@ class Walk:
 
     def _walk(self, submitted: Sequence[Task]) -> None:
         numbers, tasks, inputs, ends = self._numbers, self.tasks, self.inputs, self.input_ends
-        known = numbers.get
+        known, loaded = numbers.get, self._loaded
         ahead = list(reversed(submitted))
         while ahead:
             task = ahead.pop()
             if task in numbers:
                 continue
-            sources = task.inputs
+            stand_in = task
+            if loaded and task in loaded:
+                stand_in = loaded[task]
+            sources = stand_in.inputs
             if sources:
                 try:
                     own = list(map(known, sources, repeat(_UNKNOWN)))
@@ -62,7 +74,7 @@ class Walk:
                 inputs += own
             ends.append(len(inputs))
             numbers[task] = self.first + len(tasks)
-            tasks.append(task)
+            tasks.append(stand_in)
 
     def _unnumbered(self, task: Task) -> list[Task]:
         """The tasks among a task's inputs that have no number, last one first; futures without one get theirs."""

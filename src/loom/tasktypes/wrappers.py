@@ -1,4 +1,4 @@
-"""What a Python task sees of its inputs, and the context it may ask for."""
+"""What a Python task sees of its inputs, the context it may ask for, and what it may return."""
 
 from collections.abc import Callable, Iterator
 from typing import Any, Final, overload
@@ -6,9 +6,12 @@ from typing import Any, Final, overload
 from loom.data.array import Array
 from loom.data.base import DataObject, DObject
 from loom.data.index import Index
+from loom.data.own import OwnObject, pack_own
+from loom.data.plain import Plain
 from loom.data.pyobj import PyObj
 from loom.errors import LoomError
-from loom.tasktypes.task import Source
+from loom.tasktypes.base import TaskError
+from loom.tasktypes.task import Source, Task
 
 # Levels of the logging module, which an executor has no other need to import
 _DEBUG: Final = 10
@@ -39,6 +42,22 @@ class Wrapper(Source):
         """The content; empty where the object is no D-object."""
         return self.data_object.read() if isinstance(self.data_object, DObject) else b""
 
+    def view(self) -> memoryview:
+        """The content, read-only and not copied where it is one stretch; TypeError where the object is no D-object."""
+        if not isinstance(self.data_object, DObject):
+            raise TypeError(f"only D-objects have plain bytes, this is {self.data_object.symbol}")
+        return self.data_object.view().toreadonly()
+
+    @property
+    def symbol(self) -> str:
+        """The symbol of the object's type, such as loom/data."""
+        return self.data_object.symbol
+
+    @property
+    def is_d_object(self) -> bool:
+        """Whether the content is plain bytes, for `read` and `view`."""
+        return self.data_object.is_d_object
+
     def size(self) -> int:
         return self.data_object.size()
 
@@ -46,8 +65,11 @@ class Wrapper(Source):
         return self.data_object.length()
 
     def unwrap(self) -> Any:
-        """A copy of the Python object inside; TypeError where there is none."""
-        if not isinstance(self.data_object, PyObj):
+        """A copy of the Python object inside, or the own data object; TypeError where there is neither.
+
+        LoomError where the type of an own data object is not known here, or fails.
+        """
+        if not isinstance(self.data_object, PyObj | OwnObject):
             raise TypeError(f"only Python objects can be unwrapped, this is {self.data_object.symbol}")
         return self.data_object.load()
 
@@ -56,10 +78,10 @@ class Wrapper(Source):
 
 
 class SequenceWrapper(Wrapper):
-    """A wrapped array or index: a sequence of wrapped elements."""
+    """A wrapped array or index, or own data with elements: a sequence of wrapped elements."""
 
     __slots__ = ()
-    data_object: Array | Index
+    data_object: Array | Index | OwnObject
 
     def __len__(self) -> int:
         return self.data_object.length()
@@ -80,15 +102,71 @@ class SequenceWrapper(Wrapper):
         return map(self._element, range(len(self)))
 
     def _element(self, place: int) -> Wrapper:
-        return wrap(self.data_object.get(place), whole=self, element=place)
+        return wrap(element_of(self.data_object, place), whole=self, element=place)
 
 
 def wrap(
     data_object: DataObject, position: int | None = None, whole: Wrapper | None = None, element: int = 0
 ) -> Wrapper:
     """The wrapper that suits the object."""
-    kind = SequenceWrapper if isinstance(data_object, (Array, Index)) else Wrapper
-    return kind(data_object, position, whole, element)
+    is_sequence = isinstance(data_object, Array | Index) or (
+        isinstance(data_object, OwnObject) and data_object.has_elements()
+    )
+    return (SequenceWrapper if is_sequence else Wrapper)(data_object, position, whole, element)
+
+
+def element_of(value: Array | Index | OwnObject, i: int) -> DataObject:
+    """Element `i`, which is there; TaskError where the code of an own type fails."""
+    if not isinstance(value, OwnObject):
+        return value.get(i)
+    try:
+        given = value.get(i)
+    except LoomError as error:
+        raise TaskError(str(error)) from None
+    return data_object_of(given, f"{value.symbol}: get()")
+
+
+def slice_of(value: Array | Index | OwnObject, start: int, end: int) -> DataObject:
+    """Elements `start` to `end`, cut as Python's slices are; TaskError where the code of an own type fails."""
+    if not isinstance(value, OwnObject):
+        return value.slice(start, end)
+    start, end, _ = slice(start, end).indices(value.length())
+    try:
+        given = value.slice(start, max(start, end))
+    except LoomError as error:
+        raise TaskError(str(error)) from None
+    return data_object_of(given, f"{value.symbol}: slice()")
+
+
+def data_object_of(result: object, who: str = "The function") -> DataObject:
+    """What the user's code returned, as an object: bytes, str, a wrapper, own data, or a list of such.
+
+    TaskError that says what `who` returned instead, or how the code of an own type failed.
+    """
+    try:
+        own = pack_own(result)
+    except LoomError as error:
+        raise TaskError(str(error)) from None
+    if own is not None:
+        return own
+    match result:
+        case bytes():
+            return Plain(bytes(result))
+        case str():
+            try:
+                return Plain(result.encode())
+            except UnicodeEncodeError as error:
+                raise TaskError(f"{who} returned a str that is no valid text: {error}") from None
+        case Wrapper():
+            return result.data_object
+        case list() | tuple():
+            return Array([data_object_of(item, who) for item in result])
+        case Task():
+            raise TaskError(f"{who} returned a list with a task in it: a task can only be returned by itself")
+    raise TaskError(
+        f"{who} returned {type(result).__name__}, not bytes, str, an input, own data, a list of these or a task; "
+        "return ctx.wrap(...) to make a Python object the result (py_task(context=True))"
+    )
 
 
 class Context:
@@ -101,12 +179,15 @@ class Context:
         self._log = log
 
     def wrap(self, obj: object) -> Wrapper:
-        """Make a Python object a data object, to be returned as it is; a wrapper stays what it is.
+        """Make a Python object a data object, to be returned as it is; a wrapper stays what it is, own data too.
 
-        LoomError where it cannot be pickled.
+        LoomError where it cannot be pickled or packed.
         """
         if isinstance(obj, Wrapper):
             return obj
+        own = pack_own(obj)
+        if own is not None:
+            return wrap(own)
         try:
             return Wrapper(PyObj.of(obj))
         except Exception as error:

@@ -23,7 +23,8 @@ class Record(Struct, array_like=True, gc=False):
 class Opened(Record, tag=1):
     """Who writes. `role` is "server" or "worker"; `worker` is its number at the server (0: the server itself).
 
-    `extras` as in messages.RegisterWorker. `wall_us` is the wall clock (since 1970) at `monotonic_us`.
+    `extras` as in messages.RegisterWorker. `wall_us` is the wall clock (since 1970) at `monotonic_us`. `incarnation` is
+    the server's: files with the same belong together, as task ids and workers' numbers are those of one server.
     """
 
     version: int
@@ -34,6 +35,7 @@ class Opened(Record, tag=1):
     extras: list[tuple[str, int]]
     monotonic_us: int
     wall_us: int
+    incarnation: int = 0
 
 
 # -- In the file of a worker ------------------------------------------------------------------------------------------
@@ -82,8 +84,8 @@ class ObjectFetched(Record, tag=5):
 
 
 class Sampled(Record, tag=6):
-    """`cpu_us`: processor time that the worker and all its processes have used so far; `memory_bytes`: what they have in
-    memory now; `store_bytes` in `n_objects`: what the worker holds.
+    """`cpu_us`: processor time that the worker and all its processes have used so far; `memory_bytes`: what they have
+    in memory now; `store_bytes` in `n_objects`: what the worker holds.
     """
 
     at_us: int

@@ -14,6 +14,7 @@ from loom.core.worker_events import Done, ExecutorLost, ExecutorReady, Failed, N
 from loom.core.worker_queues import Run, Task
 from loom.data.buffers import FileSegment, Segment, StoredFile, cut_segment
 from loom.data.pack import rebuild
+from loom.executors.environment import pin_threads
 from loom.executors.processes import ExecutorProcess
 from loom.ids import number_of
 from loom.limits import INLINE_RESULT_BYTES, MAX_HANDOVER_FDS
@@ -30,8 +31,12 @@ from loom.messages import (
     RedirectResult,
     SmallResult,
 )
+from loom.plugins.chosen import Plugins
+from loom.trace.writer import now_us
+from loom.worker.hardware import Hardware
 from loom.worker.inline import done_of
 from loom.worker.store import Store
+from loom.worker.tracing import WorkerTrace
 
 _log = logging.getLogger("loom.task")
 
@@ -48,28 +53,47 @@ class ExecutorPool:
 
     def __init__(
         self,
-        count: int,
+        hardware: Hardware,
         store: Store,
         store_directory: str,
         post: Callable[[WorkerEvent | Done], None],
         wanted: Callable[[int, int], bool],
+        trace: WorkerTrace,
+        plugins: Plugins,
     ) -> None:
+        count = hardware.cpus
+        self._hardware = hardware
         self._store = store
         self._post = post
         self._wanted = wanted
+        self._trace = trace
         self._loop = asyncio.get_running_loop()
         self._serials = itertools.count(1)
         self._given: list[dict[int, Task]] = [{} for _ in range(count)]  # by serial
         self._known: list[set[int]] = [set() for _ in range(count)]  # objects that the process keeps
+        self._pinned: list[tuple[int, ...]] = [()] * count  # slots whose cores the process has; (): not pinned yet
         self._idle_deaths = [0] * count
         self._stopped = False
         self._processes = [
-            ExecutorProcess(i, store_directory, self._loop, self._on_results, self._on_lost) for i in range(count)
+            ExecutorProcess(i, store_directory, self._loop, self._on_results, self._on_lost, plugins.options())
+            for i in range(count)
         ]
 
     def start(self) -> None:
         for process in self._processes:
-            process.start()
+            process.start(self._hardware.variables(1, ()))
+
+    def restart(self, index: int, threads: int, gpus: tuple[int, ...]) -> None:
+        """Give an executor that has nothing to do a process with another environment."""
+        assert not self._given[index]
+        self._known[index].clear()
+        self._pinned[index] = ()
+        try:
+            self._processes[index].restart(self._hardware.variables(threads, gpus))
+        except OSError as error:  # no more processes or descriptors now
+            _log.error("executor %d cannot be started, it is tried again: %s", index, error)
+            self._post(ExecutorLost(index, None, "the function's process could not be started"))
+            self._loop.call_later(_RESTART_S, self._restart, index)
 
     def stop(self) -> None:
         self._stopped = True
@@ -80,6 +104,9 @@ class ExecutorPool:
 
     def send(self, index: int, tasks: Sequence[Task]) -> None:
         """Queue tasks; those there is no room for come back as NotSent."""
+        cores = tasks[0].cores  # what is queued behind it has the same, or is light
+        if cores and cores != self._pinned[index]:
+            self._pin(index, cores)
         groups = _messages(tasks)
         for position, group in enumerate(groups):
             if not self._send_group(index, group):
@@ -87,9 +114,19 @@ class ExecutorPool:
                 self._post(NotSent(index, [(t.id, t.attempt) for t in rest]))
                 return
 
+    def _pin(self, index: int, slots: tuple[int, ...]) -> None:
+        """The process keeps its cores until a task has others: streams of one-core tasks cost nothing."""
+        pid = self._processes[index].pid
+        if pid is not None:
+            self._pinned[index] = slots
+            if cores := self._hardware.core_ids(slots):
+                pin_threads(pid, cores)
+
     def _send_group(self, index: int, group: Sequence[Task]) -> bool:
         fds: list[int] = []
         given = self._given[index]
+        if self._trace.on and not given:
+            self._trace.executor_free(index, now_us())
         brought: list[int] = []  # functions that the process gets with this
         batch = []
         for task in group:
@@ -102,7 +139,10 @@ class ExecutorPool:
                 del fds[n_fds:]
                 self._known[index].difference_update(brought[n_brought:])
                 del brought[n_brought:]
-                self._post(Failed(task.id, task.attempt, f"the inputs could not be given to the function: {error}"))
+                text = f"the inputs could not be given to the function: {error}"
+                if self._trace.on:
+                    self._trace.ended_badly(task, now_us(), 0, text)
+                self._post(Failed(task.id, task.attempt, text))
                 continue
             serial = next(self._serials)
             given[serial] = task
@@ -193,12 +233,16 @@ class ExecutorPool:
             task = self._given[index].pop(result.serial, None)
             if task is not None:
                 self._on_result(index, task, result)
+            if self._trace.on and not isinstance(result, RedirectResult | InputsMissing):
+                self._trace.executor_free(index, result.begun_us + result.duration_us)
         self._idle_deaths[index] = 0
 
     def _on_result(self, index: int, task: Task, result: ExecutorResult) -> None:
         if not self._wanted(task.id, task.attempt):
             if isinstance(result, LargeResult) and result.file:
                 StoredFile(result.file, 0)  # removes it
+            if self._trace.on and not isinstance(result, RedirectResult | InputsMissing):
+                self._trace.ended_badly(task, result.begun_us, result.duration_us, "cancelled")
             self._post(Failed(task.id, task.attempt, "cancelled"))
             return
         match result:
@@ -206,12 +250,18 @@ class ExecutorPool:
                 packed = result.packed
                 self._store.put_packed(task.id, packed)
                 inline = packed if task.flags & RESULT and len(packed) <= INLINE_RESULT_BYTES else None
+                if self._trace.on:
+                    self._trace.ran(task, result.begun_us, result.duration_us, result.size_bytes)
                 self._post(Done(task.id, task.attempt, result.size_bytes, result.length, result.duration_us, inline))
             case LargeResult():
                 self._on_large_result(task, result)
             case ErrorResult():
+                if self._trace.on:
+                    self._trace.ended_badly(task, result.begun_us, result.duration_us, result.error)
                 self._post(Failed(task.id, task.attempt, result.error))
             case RedirectResult():
+                if self._trace.on:
+                    self._trace.redirected(task, index)
                 self._post(Redirected(task.id, task.attempt, result.chunk))
             case InputsMissing():
                 self._known[index].difference_update(result.objects)
@@ -222,8 +272,13 @@ class ExecutorPool:
             value = rebuild(result.header, self._segments(task, result))
             self._store.put(task.id, value)
         except (OSError, ValueError) as error:
-            self._post(Failed(task.id, task.attempt, f"the result could not be stored: {error}"))
+            text = f"the result could not be stored: {error}"
+            if self._trace.on:
+                self._trace.ended_badly(task, result.begun_us, result.duration_us, text)
+            self._post(Failed(task.id, task.attempt, text))
         else:
+            if self._trace.on:
+                self._trace.ran(task, result.begun_us, result.duration_us, result.size_bytes)
             self._post(done_of(task, value, result.duration_us))
 
     def _segments(self, task: Task, result: LargeResult) -> list[Segment]:
@@ -249,11 +304,14 @@ class ExecutorPool:
     def _on_lost(self, index: int, running: int | None, unfinished: list[int], story: str) -> None:
         given, self._given[index] = self._given[index], {}
         self._known[index].clear()
+        self._pinned[index] = ()
         died_in = given.get(running) if running is not None else None
         run = (died_in.id, died_in.attempt) if died_in is not None else None
         text = (
             f"the function's process was {story}" if story.startswith("killed") else f"the function's process {story}"
         )
+        if self._trace.on and died_in is not None:
+            self._trace.died(died_in, index, text)
         self._post(ExecutorLost(index, run, text))
         if died_in is None:
             self._idle_deaths[index] += 1

@@ -12,10 +12,12 @@ import logging
 import os
 import socket
 import time
+from collections.abc import Sequence
 from typing import Final
 
 from loom.core.worker import WorkerCore
 from loom.core.worker_events import (
+    CheckpointDone,
     Done,
     Drop,
     Failed,
@@ -26,8 +28,10 @@ from loom.core.worker_events import (
     ReadBackDone,
     Relay,
     RunInline,
+    SaveObject,
     ServerLost,
     Spoilt,
+    StartTrace,
     Stop,
     StopProgram,
     TasksDone,
@@ -35,44 +39,66 @@ from loom.core.worker_events import (
     WorkerEffect,
     WorkerEvent,
 )
-from loom.core.worker_queues import KillExecutor, ReadBack, RunOnExecutor, RunProgram, Task
+from loom.core.worker_queues import KillExecutor, ReadBack, RestartExecutor, RunOnExecutor, RunProgram, Task
 from loom.data.base import DataObject
 from loom.data.buffers import Segment
 from loom.data.pack import rebuild
 from loom.errors import ConnectError, KeyRefused, LoomError, VersionMismatch
 from loom.executors.programs import ProgramRunner
 from loom.limits import RECONNECT_PAUSE_MAX_S, RECONNECT_PAUSE_S
-from loom.messages import Message, RegisterWorker, RelayPiece, ServerToWorker
+from loom.messages import Message, RegisterWorker, RelayPiece, ServerToWorker, WorkerAccepted
 from loom.net.link import Link, connect
 from loom.net.objects import ObjectFetcher, ObjectServer
+from loom.plugins.chosen import Plugins
 from loom.tasktypes.registry import TASK_TYPES
 from loom.wire.codec import Decoder
+from loom.worker.checkpoints import CheckpointWriter
 from loom.worker.executors import ExecutorPool
+from loom.worker.hardware import Hardware
 from loom.worker.inline import InlineRunner, done_of
 from loom.worker.landing import FileLanding
 from loom.worker.relay import relay_pieces
 from loom.worker.store import Store
+from loom.worker.tracing import WorkerTrace
 from loom.worker.workdir import WorkDirectory
 
 _log = logging.getLogger(__name__)
 
 # Tasks and objects come and go by the thousand and hold no cycles: looking for some every 700 allocations is wasted.
 _GC_THRESHOLDS: Final = (100_000, 50, 100)
+_NO_PLUGINS: Final = Plugins()
 _TURN_S: Final = 0.005  # built-ins run in one turn before sockets are looked at again
 
 
 class WorkerShell:
-    """`run` serves one server after the other until it is told to stop."""
+    """`run` serves one server after the other until it is told to stop.
 
-    def __init__(self, key: bytes, cpus: int, directory: WorkDirectory) -> None:
+    `plugins` are loaded by the executors, `own_types` are the symbols of the task types that they define.
+    """
+
+    def __init__(
+        self,
+        key: bytes,
+        hardware: Hardware,
+        directory: WorkDirectory,
+        plugins: Plugins = _NO_PLUGINS,
+        own_types: Sequence[str] = (),
+    ) -> None:
         self._key = key
-        self._cpus = cpus
+        self._hardware = hardware
+        self._extras = list(hardware.extras.items())
         self._directory = directory
-        self._core = WorkerCore(cpus, {symbol: kind.place for symbol, kind in TASK_TYPES.items()})
+        self._plugins = plugins
+        places: dict[str, str] = {symbol: kind.place for symbol, kind in TASK_TYPES.items()}
+        places.update(dict.fromkeys(own_types, "executor"))
+        self._symbols = sorted(places)
+        self._core = WorkerCore(hardware.cpus, places, hardware.extras)
         self._store = Store(directory.store)
+        self._trace = WorkerTrace(self._core.held)
         self._inline = InlineRunner(self._store)
         self._decoder = Decoder(ServerToWorker)
         self._link: Link | None = None
+        self._incarnation: int | None = None  # of the server, once it has accepted us
         self._lost = asyncio.Event()
         self._stopping = asyncio.Event()
         self._events: list[WorkerEvent] = []
@@ -92,7 +118,16 @@ class WorkerShell:
         self._objects = ObjectServer(self._key, self._store.lookup)
         self._fetcher = ObjectFetcher(self._key, landing.land, self._store.adopt)
         self._programs = ProgramRunner(self._directory.runs, loop, self._on_input_changed)
-        self._executors = ExecutorPool(self._cpus, self._store, self._directory.store, self._post, self._core.expects)
+        self._executors = ExecutorPool(
+            self._hardware,
+            self._store,
+            self._directory.store,
+            self._post,
+            self._core.expects,
+            self._trace,
+            self._plugins,
+        )
+        self._checkpoints = CheckpointWriter(self._store, self._trace, self._on_checkpoint)
         self._executors.start()
         gc.freeze()
         gc.set_threshold(*_GC_THRESHOLDS)
@@ -105,6 +140,8 @@ class WorkerShell:
         finally:
             self._executors.stop()
             self._programs.close()
+            await self._checkpoints.finish()
+            self._trace.stop()
             self._fetcher.close()
             self._objects.close()
         if self._fault is not None:
@@ -137,16 +174,17 @@ class WorkerShell:
     async def _serve(self, link: Link, host: str) -> None:
         own_host = _own_address(host)
         self._link = link
+        self._incarnation = None
         self._lost.clear()
         if link.closed or self._stopping.is_set():  # before the link was ours, so nobody has heard of it
             self._lost.set()
         port, handover = await self._objects.start(own_host)
-        name = f"{socket.gethostname()}:{os.getpid()}"
-        link.send([RegisterWorker(name, self._cpus, own_host, port, handover, sorted(TASK_TYPES))])
+        cpus, extras = self._hardware.cpus, self._extras
+        link.send([RegisterWorker(_own_name(), cpus, extras, own_host, port, handover, self._symbols)])
         _log.info(
             "connected to %s, %d cpus, objects at port %d, directory %s",
             link.peer,
-            self._cpus,
+            cpus,
             port,
             self._directory.path,
         )
@@ -156,12 +194,16 @@ class WorkerShell:
         self._outbox.clear()
         self._post(ServerLost())
         self._turn()
+        self._trace.stop()
         self._outbox.clear()  # nothing of this registration may be said in the next one
         self._objects.close()
 
     # -- The link -----------------------------------------------------------------------------------------------------
 
     def on_messages(self, link: Link, messages: list[Message]) -> None:
+        if self._incarnation is None:
+            accepted = [message for message in messages if isinstance(message, WorkerAccepted)]
+            self._incarnation = accepted[0].incarnation if accepted else None
         self._post(FromServer(messages))
 
     def on_closed(self, link: Link, reason: str) -> None:
@@ -220,6 +262,7 @@ class WorkerShell:
                 asyncio.get_running_loop().call_soon(self._turn)
                 break
         if self._outbox and self._link is not None:
+            self._trace.flush()
             self._link.send(self._outbox)
             self._outbox = []
         self._set_timer()
@@ -242,7 +285,10 @@ class WorkerShell:
         match effect:
             case RunInline():
                 for task in effect.tasks:
-                    self._post(self._inline.run(task))
+                    outcome = self._inline.run(task)
+                    if self._trace.on:
+                        self._trace.ran_inline(task, outcome)
+                    self._post(outcome)
             case RunOnExecutor():
                 self._executors.send(effect.executor, effect.tasks)
             case ToServer():
@@ -253,16 +299,28 @@ class WorkerShell:
             case RunProgram():
                 self._start_program(effect.task)
             case Fetch():
+                if self._trace.on:
+                    self._trace.fetching(effect.peer.worker, effect.objects)
                 self._fetcher.fetch(effect.peer, effect.objects, self._on_object)
             case ReadBack():
                 self._post(ReadBackDone(effect.executor, self._executors.read_back(effect.executor, effect.count)))
             case KillExecutor():
                 self._executors.kill_if_running(effect.executor, effect.run)
+            case RestartExecutor():
+                self._executors.restart(effect.executor, effect.threads, effect.gpus)
             case StopProgram():
                 self._programs.stop(effect.task)
+                if self._trace.on:
+                    self._trace.program_stopped(effect.task)
                 self._post(Failed(effect.task, effect.attempt, "cancelled"))
             case Relay():
                 self._relay(effect.object)
+            case SaveObject():
+                self._checkpoints.write(effect.object, effect.path)
+            case StartTrace():
+                own, incarnation = self._hardware, self._incarnation or 0
+                path = os.fsdecode(effect.path)
+                self._trace.start(path, self._core.id, _own_name(), own.cpus, self._extras, incarnation)
             case Stop():
                 _log.info("stopping: the server asked for it")
                 self.stop()
@@ -274,7 +332,11 @@ class WorkerShell:
             self._on_program_done(task, value, error, duration_us)
 
         inputs = [self._store.get(i) for i in task.inputs]
-        self._programs.start(task.id, task.config, inputs, done)
+        if self._trace.on:
+            self._trace.program_began(task)
+        variables = self._hardware.variables(task.cpus, task.gpus)
+        cores = self._hardware.core_ids(task.cores)
+        self._programs.start(task.id, task.config, inputs, done, variables, cores)
 
     def _on_program_done(self, task: Task, value: DataObject | None, error: str, duration_us: int) -> None:
         if value is not None and self._core.expects(task.id, task.attempt):
@@ -283,9 +345,15 @@ class WorkerShell:
             except OSError as problem:
                 error = f"the result could not be stored: {problem}"
             else:
-                self._post(done_of(task, value, duration_us))
+                done = done_of(task, value, duration_us)
+                if self._trace.on:
+                    self._trace.program_ended(task, duration_us, done.size_bytes, "")
+                self._post(done)
                 return
-        self._post(Failed(task.id, task.attempt, error or "cancelled"))
+        error = error or "cancelled"
+        if self._trace.on:
+            self._trace.program_ended(task, duration_us, 0, error)
+        self._post(Failed(task.id, task.attempt, error))
 
     def _on_input_changed(self, task_id: int, position: int) -> None:
         """A program has damaged an object of ours: whoever needs it must not get it from here."""
@@ -293,11 +361,16 @@ class WorkerShell:
         if task is not None:
             self._post(Spoilt(task.inputs[position]))
 
+    def _on_checkpoint(self, object_id: int, error: str) -> None:
+        self._post(CheckpointDone(object_id, error))
+
     # -- Objects from other workers -----------------------------------------------------------------------------------
 
     def _on_object(self, object_id: int, found: bytes | tuple[bytes, list[Segment]] | None, reason: str) -> None:
         if found is None:
             _log.info("object %#x could not be fetched: %s", object_id, reason)
+            if self._trace.on:
+                self._trace.not_fetched(object_id)
             self._post(FetchFailed(object_id))
             return
         try:
@@ -312,6 +385,8 @@ class WorkerShell:
             _log.warning("object %#x arrived and could not be kept: %s", object_id, error)
             self._post(FetchFailed(object_id))
         else:
+            if self._trace.on:
+                self._trace.fetched(object_id, size_bytes)
             self._post(Fetched(object_id, size_bytes))
 
     def _relay(self, object_id: int) -> None:
@@ -325,6 +400,10 @@ class WorkerShell:
         relaying = asyncio.get_running_loop().create_task(relay_pieces(link, object_id, found))
         self._relays.add(relaying)
         relaying.add_done_callback(self._relays.discard)
+
+
+def _own_name() -> str:
+    return f"{socket.gethostname()}:{os.getpid()}"
 
 
 def _own_address(server_host: str) -> str:

@@ -7,11 +7,11 @@ import time
 import weakref
 
 import pytest
-from clusters import assert_no_objects, eventually
 
 import loom
 import loom.client
 import loom.tasks
+from clusters import assert_no_objects, eventually
 from loom.client import Client, Future, LoomError, LoomException, Task, TaskFailed, tasks
 from loom.errors import ClientClosed, InvalidPlan
 

@@ -1,31 +1,15 @@
 """The contract, section 3: the builders, what sizes and lengths are, requests and policies."""
 
+import os
 import sys
 import time
 from pathlib import Path
 
 import pytest
+from contract import LARGE, failure, meeting, number, run, shell
+
 from clusters import Cluster, eventually
-
-from loom.client import Client, LoomError, Task, TaskFailed, tasks
-
-LARGE = bytes(range(256)) * 1024  # 256 KiB: a file in the worker
-
-
-def number(value: object) -> int:
-    assert isinstance(value, bytes)
-    assert len(value) == 8
-    return int.from_bytes(value, "little")
-
-
-def run(client: Client, task: Task) -> object:
-    return client.submit_one(task).gather()
-
-
-def failure(client: Client, task: Task) -> str:
-    with pytest.raises(TaskFailed) as caught:
-        client.submit_one(task).gather()
-    return caught.value.error_msg
+from loom.client import Client, LoomError, LoomException, Task, tasks
 
 
 def pyobj(value: object) -> Task:
@@ -88,6 +72,62 @@ class TestOpen:
         assert run(client, tasks.merge(opened)) == "".join(f"{i};" for i in range(1000)).encode()
         assert client.gather(client.submit(opened))[999] == b"999;"
 
+    def test_only_the_path_of_a_file_travels_between_workers(self, client: Client, tmp_path: Path) -> None:
+        """On both workers it is the user's own file."""
+        file, meet = tmp_path / "file", tmp_path / "meet"
+        file.write_bytes(LARGE)
+        meet.mkdir()
+        opened = client.submit_one(tasks.open(str(file)))
+        both = [shell(meeting(meet, i, 2, "readlink -f name"), [(opened, "name")]) for i in range(2)]
+        assert client.gather(client.submit(both)) == [os.fsencode(file) + b"\n"] * 2
+        changed = b"*" + LARGE[1:]  # of the same size: it is read when it is needed, not before
+        file.write_bytes(changed)
+        assert opened.gather() == changed
+
+
+class TestSave:
+    @pytest.mark.parametrize("data", [b"", b"content", LARGE])
+    def test_a_file_is_written(self, client: Client, tmp_path: Path, data: bytes) -> None:
+        """`save(input, filename)` writes a D-object to an absolute path, atomically; the result is empty."""
+        target = tmp_path / "žluť file"
+        assert run(client, tasks.save(tasks.const(data), str(target))) == b""
+        assert target.read_bytes() == data
+        inode = target.stat().st_ino
+        assert run(client, tasks.save(tasks.const("another"), str(target))) == b""
+        assert target.read_text() == "another"
+        assert target.stat().st_ino != inode  # replaced as a whole, never written over
+        assert list(tmp_path.iterdir()) == [target]
+
+    def test_an_opened_file_can_be_saved_elsewhere(self, client: Client, tmp_path: Path) -> None:
+        (tmp_path / "source").write_bytes(LARGE)
+        saved = tasks.save(tasks.open(str(tmp_path / "source")), str(tmp_path / "target"))
+        assert run(client, saved) == b""
+        assert (tmp_path / "target").read_bytes() == LARGE
+
+    def test_consumers_of_it_come_after_it(self, client: Client, tmp_path: Path) -> None:
+        target = str(tmp_path / "target")
+        read = tasks.run(("/bin/sh", "-c", f"cat {target}"), [(tasks.save(tasks.const("x"), target), "done")])
+        assert run(client, read) == b"x"
+
+    def test_a_relative_path_fails(self, client: Client, here: Path) -> None:
+        assert "relative" in failure(client, Task("loom/data/save", (tasks.const("x"),), "relative"))
+        with pytest.raises(LoomException, match="relative"):
+            run(client, tasks.save(tasks.const("x"), "relative"))
+        assert not list(here.iterdir())
+
+    @pytest.mark.parametrize("where", ["missing/target", "file/target", "folder"])
+    def test_what_cannot_be_written_fails_and_is_named(self, client: Client, tmp_path: Path, where: str) -> None:
+        (tmp_path / "file").touch()
+        (tmp_path / "folder").mkdir()
+        assert str(tmp_path / where) in failure(client, tasks.save(tasks.const("x"), str(tmp_path / where)))
+        assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "folder"]
+
+    def test_what_is_no_d_object_is_named(self, client: Client, tmp_path: Path) -> None:
+        for source, symbol in ((tasks.array_make(()), "loom/array"), (pyobj(1), "loom/pyobj")):
+            target = str(tmp_path / "target")
+            assert f"no D-object but {symbol}" in failure(client, tasks.save(source, target))
+        assert not list(tmp_path.iterdir())
+
 
 class TestPieces:
     def test_split(self, client: Client) -> None:
@@ -96,6 +136,29 @@ class TestPieces:
         assert run(client, tasks.split(tasks.const("a;b;"), ";")) == [b"a;", b"b;"]
         assert run(client, tasks.split(tasks.const("a<>b<>c"), b"<>")) == [b"a<>", b"b<>", b"c"]
         assert run(client, tasks.split(tasks.const(""))) == []
+
+    @pytest.mark.parametrize(
+        ("content", "char", "expected"),
+        [
+            (b"a\nb;c\n", ";", [b"a\nb;", b"c\n"]),
+            (b"a\nb\n", None, [b"a\n", b"b\n"]),
+            (b"no delimiter", ",", [b"no delimiter"]),
+            (b",,", ",", [b",", b","]),
+            (b"aXYbXXYc", "XY", [b"aXY", b"bXXY", b"c"]),
+            (b"aaa", "aa", [b"aa", b"a"]),
+            ("ažbžc".encode(), "ž", ["až".encode(), "bž".encode(), b"c"]),
+            (b"1\0002\000", b"\0", [b"1\0", b"2\0"]),
+            (b"", ",", []),
+        ],
+    )
+    def test_split_at(self, client: Client, content: bytes, char: str | bytes | None, expected: list[bytes]) -> None:
+        """Each piece keeps its delimiter (newline unless given; one or more bytes), a last one without it counts."""
+        assert run(client, tasks.split(tasks.const(content), char)) == expected
+
+    def test_split_where_a_delimiter_lies_across_parts(self, client: Client) -> None:
+        text = LARGE.replace(b"<", b"-")
+        halves = [tasks.const(text + b"<"), tasks.const(b">" + text)]
+        assert run(client, tasks.split(tasks.merge(halves), "<>")) == [text + b"<>", text]
 
     def test_split_of_a_large_one(self, client: Client, tmp_path: Path) -> None:
         content = b"".join(b"line %d\n" % i for i in range(100_000))
@@ -163,6 +226,9 @@ class TestSizeAndLength:
             (tasks.array_make(()), 0, 0),
             (tasks.split(tasks.const("a\nb\n")), 4 + 2 * 8, 2),
             (pyobj(value), sys.getsizeof(value), 0),
+            (tasks.array_make(()), 0, 0),
+            (tasks.split(tasks.const("")), 0, 0),
+            (tasks.array_make((tasks.array_make((tasks.const("abc"), tasks.const("d"))), tasks.const("e"))), 5, 2),
         ):
             future = client.submit_one(source)
             assert number(run(client, tasks.size(future))) == size
@@ -209,6 +275,52 @@ class TestRequests:
         script = f"mkdir {tmp_path}/lock && sleep 0.1 && rmdir {tmp_path}/lock"
         wide = [tasks.run(("/bin/sh", "-c", script), request=tasks.cpus(2)) for _ in range(4)]
         assert embedded.gather(embedded.submit(wide)) == [b""] * 4
+
+    def test_two_of_four_cores_fit_on_eight(self, tmp_path: Path) -> None:
+        """If a worker has 8 cores, at most two tasks that reserve 4 are executed simultaneously: two, not three."""
+        wide = tasks.cpus(4)
+        meet = tmp_path / "meet"
+        meet.mkdir()
+        slots = " || ".join(f"{{ mkdir {tmp_path}/{slot} && slot={slot}; }}" for slot in "ab")
+        script = f"{{ {slots}; }} 2>/dev/null || exit 1; sleep 0.02; rmdir {tmp_path}/$slot"
+        with Client(cpus=8) as client:
+            meeting_ones = [shell(meeting(meet, i, 2, "true"), request=wide) for i in range(2)]
+            assert client.gather(client.submit(meeting_ones)) == [b""] * 2
+            assert client.gather(client.submit([shell(script, request=wide) for _ in range(10)])) == [b""] * 10
+
+    def test_policies(self, client: Client, tmp_path: Path) -> None:
+        """`simple` may run beside full cores whatever the request; `standard` needs its request."""
+        gate, meet = tmp_path / "gate", tmp_path / "meet"
+        meet.mkdir()
+        wait = f"until [ -e {gate} ]; do sleep 0.01; done"
+        full = client.submit([shell(meeting(meet, i, 2, wait)) for i in range(2)])
+        eventually(lambda: len(list(meet.iterdir())) == 2)
+        simple = tasks.run("echo simple")
+        simple.policy = "simple"
+        assert run(client, simple) == b"simple\n"
+        standard = tasks.run("echo standard")
+        standard.policy = "standard"
+        waiting = client.submit_one(standard)
+        assert run(client, tasks.merge((tasks.const("c"),))) == b"c"
+        assert waiting.running()
+        gate.touch()
+        assert waiting.gather() == b"standard\n"
+        client.gather(full)
+
+    def test_a_policy_that_is_none(self, client: Client) -> None:
+        task = tasks.const("x")
+        task.policy = "wild"  # type: ignore[assignment]
+        with pytest.raises(LoomError, match="wild"):
+            client.submit_one(task)
+
+    def test_more_cpus_than_the_machine_has(self, tmp_path: Path) -> None:
+        """`--cpus` may be more than the machine has."""
+        n = len(os.sched_getaffinity(0)) * 2 + 1
+        meet = tmp_path / "meet"
+        meet.mkdir()
+        with Client(cpus=n) as client:
+            programs = [shell(meeting(meet, i, n, "echo met")) for i in range(n)]
+            assert client.gather(client.submit(programs)) == [b"met\n"] * n
 
     def test_light_tasks_run_beside_full_cores(self, client: Client) -> None:
         full = client.submit([tasks.run("/bin/sleep 30") for _ in range(4)])

@@ -1,29 +1,15 @@
 """The contract, section 4: external programs."""
 
 import os
+import re
 import time
 from pathlib import Path
 
 import pytest
-from clusters import eventually
+from contract import LARGE, failure, is_running, run, shell
 
-from loom.client import Client, LoomError, Task, TaskFailed, tasks
-
-LARGE = b"0123456789abcdef" * 20_000  # 320 kB: a file in the worker
-
-
-def run(client: Client, task: Task) -> object:
-    return client.submit_one(task).gather()
-
-
-def failure(client: Client, task: Task) -> str:
-    with pytest.raises(TaskFailed) as caught:
-        client.submit_one(task).gather()
-    return caught.value.error_msg
-
-
-def shell(script: str, *args: object, **kwargs: object) -> Task:
-    return tasks.run(("/bin/sh", "-c", script), *args, **kwargs)  # type: ignore[arg-type]
+from clusters import Cluster, eventually
+from loom.client import Client, LoomError, TaskFailed, tasks
 
 
 class TestArguments:
@@ -72,25 +58,38 @@ class TestDirectory:
         note = tmp_path / "pid"
         run(client, shell(f"sleep 300 & echo $! > {note}"))
         pid = int(note.read_text())
-        eventually(lambda: not _runs(pid))
+        eventually(lambda: not is_running(pid))
 
     def test_a_released_program_is_stopped(self, client: Client, tmp_path: Path) -> None:
         note = tmp_path / "pid"
         future = client.submit_one(shell(f"echo $$ > {note}; sleep 300; true"))
         pid = int(eventually(lambda: note.exists() and note.read_text()))
         future.release()
-        eventually(lambda: not _runs(pid))
+        eventually(lambda: not is_running(pid))
+
+    def test_nothing_is_left_below_wdir(self, client: Client, shared_cluster: Cluster) -> None:
+        """Nothing of the task is left under `--wdir` or shared memory once its object is released."""
+
+        def files() -> set[Path]:
+            below = [shared_cluster.wdir, *Path("/dev/shm").glob("loom-*")]
+            return {path for directory in below for path in directory.rglob("*") if not path.is_dir()}
+
+        eventually(lambda: client.get_stats()["n_data_objects"] == 0)
+        before = files()
+        made = shell("head -c 500000 /dev/zero | tee one two; mkdir left", outputs=("one", None, "two"))
+        kept = client.submit_one(made)
+        copied = client.submit_one(tasks.run("/bin/cat f", [(tasks.get(kept, 2), "f")]))
+        failed = client.submit_one(shell("head -c 500000 /dev/zero > big; exit 1", [(kept_file := copied, "f")]))
+        assert kept_file.fetch() == bytes(500_000)
+        with pytest.raises(TaskFailed):
+            failed.wait()
+        assert files() - before
+        client.release((kept, copied))
+        eventually(lambda: not files() - before)
 
     def test_output_files(self, client: Client) -> None:
         both = run(client, shell("ls -A | sort; cat +out; echo err >&2; cat +err"))
         assert both == b"+err\n+out\n+err\n+out\nerr\n" or both.startswith(b"+err\n+out\n")  # type: ignore[union-attr]
-
-
-def _runs(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
 
 
 class TestInputs:
@@ -112,6 +111,16 @@ class TestInputs:
         assert isinstance(links, bytes)
         assert int(links) > 1
         kept.release()
+
+    def test_an_array_element_and_a_file_as_standard_input(self, client: Client, tmp_path: Path) -> None:
+        (tmp_path / "f").write_bytes(LARGE)
+        array = tasks.array_make((tasks.const("x"), tasks.open(str(tmp_path / "f"))))
+        assert run(client, tasks.run("/bin/cat", stdin=tasks.get(array, 1))) == LARGE
+
+    def test_what_is_no_d_object_is_named(self, client: Client) -> None:
+        for name, shown in (("name", "'name'"), ("$name", "'$name'"), (None, "stdin")):
+            task = tasks.run("/bin/cat", [(tasks.array_make(()), name)])
+            assert f"{shown} of the program is no D-object but loom/array" in failure(client, task)
 
     def test_standard_input(self, client: Client) -> None:
         for data in (b"", b"in", LARGE):
@@ -139,6 +148,10 @@ class TestInputs:
 
 
 class TestOutputs:
+    def test_without_any_the_result_is_standard_output(self, client: Client) -> None:
+        assert run(client, shell("echo out; echo err >&2")) == b"out\n"
+        assert run(client, shell("echo out", outputs=[None])) == b"out\n"
+
     def test_one(self, client: Client) -> None:
         assert run(client, shell("printf file > out; echo ignored", outputs=("out",))) == b"file"
 
@@ -186,6 +199,13 @@ class TestNames:
         task.config = task.config.replace(b"xx/yyy", b"../yyy")
         assert "'../yyy' leaves the directory" in failure(client, task)
 
+    @pytest.mark.parametrize("name", ["+out", "+err"])
+    def test_the_names_of_its_own_output(self, client: Client, name: str) -> None:
+        """No input can be there; as outputs they are what the program printed."""
+        with pytest.raises(LoomError, match=re.escape(name)):
+            tasks.run("/bin/cat", [(tasks.const("x"), name)])
+        assert run(client, shell("printf x; printf x >&2", outputs=(name,))) == b"x"
+
     def test_a_name_twice(self) -> None:
         a = tasks.const("a")
         for inputs, outputs in (([(a, "x"), (a, "x")], (None,)), ([(a, "x")], ("x",)), ([], ("x", "x"))):
@@ -208,6 +228,23 @@ class TestFailures:
         assert story.startswith("Program terminated with status 7\nStderr:\nx")
         assert story.endswith("the end\n")
         assert 60_000 < len(story) < 70_000
+
+    def test_a_program_that_is_killed_has_failed(self, client: Client) -> None:
+        """Whatever it had written until then is no result."""
+        for name in ("TERM", "INT", "HUP", "ABRT", "KILL"):
+            assert f"SIG{name}" in failure(client, shell(f"echo partly; kill -{name} $$; sleep 100", outputs=(None,)))
+
+    def test_a_shell_that_dies_of_what_it_ran(self, client: Client) -> None:
+        assert "status 137" in failure(client, shell("sh -c 'kill -9 $$'; exit $?"))
+
+    def test_other_programs_go_on(self, client: Client) -> None:
+        futures = client.submit([shell("kill -9 $$" if i % 3 == 1 else f"echo {i}") for i in range(12)])
+        for i, future in enumerate(futures):
+            if i % 3 == 1:
+                with pytest.raises(TaskFailed, match="SIGKILL"):
+                    future.gather()
+            else:
+                assert future.gather() == b"%d\n" % i
 
     def test_a_signal_is_named(self, client: Client) -> None:
         assert "SIGKILL" in failure(client, shell("kill -9 $$"))

@@ -6,21 +6,10 @@ import threading
 from pathlib import Path
 
 import pytest
+from contract import LARGE, failure, run
+
 from clusters import Cluster, eventually
-
-from loom.client import Client, LoomError, Task, TaskFailed, tasks
-
-LARGE = b"0123456789abcdef" * 20_000  # 320 kB: a file in the worker
-
-
-def run(client: Client, task: Task) -> object:
-    return client.submit_one(task).gather()
-
-
-def failure(client: Client, task: Task) -> str:
-    with pytest.raises(TaskFailed) as caught:
-        client.submit_one(task).gather()
-    return caught.value.error_msg
+from loom.client import Client, LoomError, TaskFailed, tasks
 
 
 class TestResults:
@@ -98,6 +87,36 @@ class TestInputs:
 
         assert run(client, walk(tasks.array_make([tasks.const(c) for c in "abc"]))) == b"3 a/b/c"
         assert run(client, walk(tasks.split(tasks.const("x\ny\n")))) == b"2 x\n/y\n"
+
+    def test_a_file(self, client: Client, tmp_path: Path) -> None:
+        (tmp_path / "f").write_bytes(LARGE)
+
+        @tasks.py_task()
+        def describe(a):
+            return f"{len(a.read())} {a.size()} {a.length()}"
+
+        assert run(client, describe(tasks.open(str(tmp_path / "f")))) == f"{len(LARGE)} {len(LARGE)} 0".encode()
+
+    def test_elements_have_the_methods_of_wrappers(self, client: Client) -> None:
+        @tasks.py_task()
+        def describe(array):
+            inner, value = array[2], array[1]
+            return f"{len(array)} {array[0].size()} {value.unwrap()} {inner.length()} {len(inner)} {inner[0].read()!r}"
+
+        parts = (tasks.const("abc"), tasks.py_value({"k": 1}), tasks.split(tasks.const("x y"), " "))
+        assert run(client, describe(tasks.array_make(parts))) == b"3 3 {'k': 1} 2 2 b'x '"
+
+    def test_inputs_are_not_changed_by_a_function(self, client: Client) -> None:
+        """`unwrap` gives a copy: what a function does to it is seen by nobody else."""
+        value = client.submit_one(tasks.py_value([1, 2, 3, 4]))
+
+        @tasks.py_task()
+        def modify(a):
+            a.unwrap()[0] = 321
+            return str(a.unwrap())
+
+        assert client.gather(client.submit([modify(value) for _ in range(4)])) == [b"[1, 2, 3, 4]"] * 4
+        assert value.gather() == [1, 2, 3, 4]
 
     def test_unwrap(self, client: Client) -> None:
         @tasks.py_task()
@@ -428,6 +447,43 @@ class TestFailures:
             future.fetch()
         future.release()
 
+    def test_at_once_and_only_once(self, client: Client, tmp_path: Path) -> None:
+        """A function that kills its process fails its task at once, it is not tried again."""
+        note = tmp_path / "note"
+
+        @tasks.py_task(n_direct_args=1)
+        def dies(path):
+            with open(path, "a") as file:
+                file.write("x")
+            import os
+
+            os._exit(9)
+
+        waiting = client.submit([tasks.run("/bin/sleep 60") for _ in range(1)])
+        story = failure(client, dies(str(note)))
+        assert "status 9" in story
+        assert note.read_text() == "x"
+        assert waiting[0].running()
+        client.release(waiting)
+
+    def test_no_memory(self, client: Client) -> None:
+        @tasks.py_task()
+        def greedy():
+            return bytes(1 << 62)
+
+        assert "MemoryError" in failure(client, greedy())
+
+    def test_its_consumers_fail_with_the_same_error(self, client: Client) -> None:
+        @tasks.py_task()
+        def bad():
+            raise ValueError("from below")
+
+        below, above = client.submit((task := bad(), tasks.merge((tasks.const("x"), task))))
+        with pytest.raises(TaskFailed) as caught:
+            above.gather()
+        assert caught.value.id == below.task_id
+        assert "from below" in caught.value.error_msg
+
 
 class TestContext:
     def test_messages_go_to_the_log_with_the_number_of_the_task(self, cluster: Cluster) -> None:
@@ -447,6 +503,26 @@ class TestContext:
             assert f"task {future.task_id}:" in line
             assert f" {shown} " in line
         assert "said at debug" not in log
+
+    def test_debug_messages_too_with_debug(self, tmp_path: Path) -> None:
+        """Info and above unless `--debug`."""
+
+        @tasks.py_task(context=True)
+        def talk(ctx):
+            ctx.log_debug({"any": "object"})
+            return str(ctx.task_id)
+
+        cluster = Cluster(tmp_path, n_workers=1, worker_options=("--debug",))
+        try:
+            with cluster.client() as client:
+                future = client.submit_one(talk())
+                assert future.fetch() == str(future.task_id).encode()
+                eventually(lambda: "{'any': 'object'}" in cluster.log())
+                line = next(line for line in cluster.log().splitlines() if "{'any': 'object'}" in line)
+                assert " DEBUG " in line
+                assert f"task {future.task_id}:" in line
+        finally:
+            cluster.stop()
 
     def test_what_a_function_prints_does_no_harm(self, client: Client) -> None:
         @tasks.py_task()

@@ -1,26 +1,46 @@
 """The contract, section 2: plans, sharing, failure."""
 
+import gc
 import time
 from pathlib import Path
 
 import pytest
-from clusters import Cluster, eventually
+from contract import LARGE, is_running, noting, shell
 
-from loom.client import Client, LoomError, Task, TaskFailed, tasks
+from clusters import Cluster, eventually
+from loom.client import Client, Future, LoomError, Task, TaskFailed, tasks
 from loom.errors import InvalidPlan
 
 
-def noting(path: Path, text: str = "x") -> Task:
-    """A program that leaves a line each time it runs."""
-    return tasks.run(("/bin/sh", "-c", f"echo {text} | tee -a {path}"))
-
-
 class TestShape:
-    def test_a_long_chain(self, client: Client) -> None:
+    @pytest.mark.parametrize("length", [1_000, 100_000])
+    def test_building_and_submitting_never_recurse(self, client: Client, length: int) -> None:
+        """A chain of 100,000 tasks is ordinary; the client works on."""
         task = tasks.const("end")
-        for _ in range(5_000):
+        for _ in range(length):
             task = tasks.merge((task,))
-        assert client.submit_one(task).gather() == b"end"
+        future = client.submit_one(task)
+        assert future.gather() == b"end"
+        assert client.submit_one(tasks.const("on")).gather() == b"on"
+
+    def test_a_long_chain_that_fails_and_one_that_is_given_up(self, client: Client) -> None:
+        failed = tasks.run("/bin/false")
+        waiting = tasks.run("/bin/sleep 100")
+        for _ in range(20_000):
+            failed = tasks.merge((failed,))
+            waiting = tasks.merge((waiting,))
+        given_up = client.submit_one(waiting)
+        with pytest.raises(TaskFailed, match="status 1"):
+            client.submit_one(failed).gather()
+        given_up.release()
+        assert client.submit_one(tasks.run("echo on")).gather() == b"on\n"
+
+    def test_a_multigraph(self, client: Client) -> None:
+        """A plan is a finite acyclic directed multigraph: parallel arcs, at many levels."""
+        task = tasks.const("x")
+        for _ in range(12):
+            task = tasks.merge((task, task))
+        assert client.submit_one(task).gather() == b"x" * 4096
 
     def test_an_input_may_stand_several_times(self, client: Client) -> None:
         a = tasks.const("a")
@@ -78,6 +98,18 @@ class TestSharing:
         eventually(lambda: client.get_stats()["n_data_objects"] == 1)
         result.release()
 
+    def test_others_go_as_soon_as_their_last_consumer_is_done(self, client: Client, tmp_path: Path) -> None:
+        """While the rest of the plan still runs."""
+        gate = tmp_path / "gate"
+        inner = [tasks.const(LARGE + bytes([i])) for i in range(10)]
+        early = tasks.size(tasks.merge(inner))
+        late = shell(f"until [ -e {gate} ]; do sleep 0.01; done; echo late")
+        result = client.submit_one(tasks.merge((early, late)))
+        eventually(lambda: client.get_stats()["n_data_objects"] == 1)
+        assert result.running()
+        gate.touch()
+        assert result.gather() == (10 * (len(LARGE) + 1)).to_bytes(8, "little") + b"late\n"
+
     def test_a_result_that_is_an_input_too_is_kept(self, client: Client) -> None:
         a = tasks.const("a")
         b = tasks.merge((a, a))
@@ -109,6 +141,24 @@ class TestFailure:
         assert time.monotonic() - began < 10
         client.release((slow, bad))
 
+    def test_everything_else_goes_on(self, client: Client, tmp_path: Path) -> None:
+        """What runs when a task of the same submission fails is not touched."""
+        gate = tmp_path / "gate"
+        good, bad = client.submit(
+            (shell(f"until [ -e {gate} ]; do sleep 0.01; done; echo good"), tasks.open("/nonexistent"))
+        )
+        with pytest.raises(TaskFailed):
+            client.gather((good, bad))
+        gate.touch()
+        assert good.gather() == b"good\n"
+
+    def test_who_needs_several_that_fail_fails_with_one_of_them(self, client: Client) -> None:
+        bad = [tasks.open(f"/nonexistent/{i}") for i in range(3)]
+        *single, all_of_them = client.submit((*bad, tasks.merge(bad)))
+        with pytest.raises(TaskFailed, match="/nonexistent/") as caught:
+            all_of_them.wait()
+        assert caught.value.id in [future.task_id for future in single]
+
     def test_later_submissions_work_as_if_nothing_had_happened(self, client: Client) -> None:
         for _ in range(20):
             with pytest.raises(TaskFailed):
@@ -130,6 +180,36 @@ class TestFailure:
         for i, future in enumerate(futures):
             with pytest.raises(TaskFailed, match=f"/nonexistent/{i}: No such file"):
                 future.wait()
+
+
+class TestDepartures:
+    """A client that disconnects or is closed takes its tasks and objects with it: running programs are stopped."""
+
+    @pytest.mark.parametrize("how", ["close", "with", "collected"])
+    def test_a_client_that_leaves(self, shared_cluster: Cluster, tmp_path: Path, how: str) -> None:
+        def work(client: Client) -> tuple[int, list[Future]]:
+            kept = client.submit([tasks.const(LARGE), tasks.const("x")])
+            client.wait(kept)
+            note = tmp_path / "pid"
+            program = client.submit_one(shell(f"echo $$ > {note}.new; mv {note}.new {note}; exec sleep 300"))
+            eventually(note.exists)
+            return int(note.read_text()), [*kept, program]
+
+        if how == "with":
+            with shared_cluster.client() as client:
+                pid, futures = work(client)
+        else:
+            client = shared_cluster.client()
+            pid, futures = work(client)
+            if how == "close":
+                client.close()
+            else:
+                del futures, client
+                gc.collect()
+        eventually(lambda: not is_running(pid))
+        with shared_cluster.client() as other:
+            eventually(lambda: other.get_stats()["n_data_objects"] == 0)
+            eventually(lambda: other.get_stats()["n_tasks"] == 0)
 
 
 class TestRefusals:

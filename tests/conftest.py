@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from clusters import Cluster, Processes, assert_no_objects, children
 
+from clusters import Cluster, Processes, assert_no_objects, children
 from loom.client import Client
 
 

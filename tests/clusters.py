@@ -17,6 +17,7 @@ from loom.client import Client
 
 LEAVE_S = 15.0  # a process that was told to end
 NEWS_S = 20.0  # anything that others have to notice first
+SCRIPTS = Path(sys.executable).parent  # where the console scripts are
 
 T = TypeVar("T")
 
@@ -74,14 +75,17 @@ class Cluster:
         cpus: int = 1,
         port: int = 0,
         environment: dict[str, str] | None = None,
+        server_options: Sequence[str] = (),
+        worker_options: Sequence[str] = (),
     ) -> None:
         self.directory = directory
         self.environment = {**os.environ, **(environment or {})}
+        self.worker_options = worker_options
         self.processes = Processes()
         self.workers: list[subprocess.Popen[bytes]] = []
         self._logs = 0
         self._worker_logs: list[Path] = []
-        self.server, self.server_log = self.start("server", "-p", str(port))
+        self.server, self.server_log = self.start("server", "-p", str(port), *server_options)
         try:
             self.port = listening_port(self.server, self.server_log)
             for _ in range(n_workers):
@@ -94,11 +98,11 @@ class Cluster:
             raise
 
     def start(self, what: str, *arguments: str) -> tuple[subprocess.Popen[bytes], Path]:
-        """A process of `loom.cli`, and where its log is."""
+        """A process of `loom-server` or `loom-worker`, and where its log is."""
         self._logs += 1
         log = self.directory / f"{what}-{self._logs}.log"
         with log.open("wb") as stream:
-            command = [sys.executable, "-m", f"loom.cli.{what}", *arguments]
+            command = [SCRIPTS / f"loom-{what}", *arguments]
             process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=stream, env=self.environment)
         return process, log
 
@@ -112,8 +116,8 @@ class Cluster:
         return worker
 
     def _start_worker(self, cpus: int) -> subprocess.Popen[bytes]:
-        arguments = ("--cpus", str(cpus), "--wdir", str(self.wdir), "127.0.0.1", str(self.port))
-        worker, log = self.start("worker", *arguments)
+        options = ("--cpus", str(cpus), "--wdir", str(self.wdir), *self.worker_options)
+        worker, log = self.start("worker", *options, "127.0.0.1", str(self.port))
         self.workers.append(worker)
         self._worker_logs.append(log)
         return worker

@@ -46,6 +46,33 @@ def test_one_task_for_two_programs(client: Client, tmp_path: Path) -> None:
     assert note.read_text() == "ran\nran\n"
 
 
+def test_a_task_of_two_submissions_is_computed_twice(client: Client, tmp_path: Path) -> None:
+    """The "bad pattern", and that it still gives what is asked."""
+    note = tmp_path / "note"
+    task1 = tasks.run(("/bin/sh", "-c", f"echo ran >> {note}; echo data"))
+    f2 = client.submit_one(tasks.run("/bin/cat", stdin=task1))
+    f3 = client.submit_one(tasks.run("/bin/cat", stdin=task1))
+    assert client.gather((f2, f3)) == [b"data\n", b"data\n"]
+    assert note.read_text() == "ran\nran\n"
+
+
+def test_released_by_name(client: Client) -> None:
+    """`wait`, `release` and `fetch` of the client, for collective processing."""
+    futures = client.submit((tasks.const("a"), tasks.const("b")))
+    client.wait(futures)
+    assert client.fetch(futures) == [b"a", b"b"]
+    client.release(futures)
+    assert all(future.released() for future in futures)
+
+
+def test_arguments_with_spaces(client: Client, tmp_path: Path) -> None:
+    program = tmp_path / "program"
+    program.write_text("#!/bin/sh\nprintf '%s|' \"$@\"\n")
+    program.chmod(0o755)
+    task_run = tasks.run((str(program), "--arg1", "argument with spaces"))
+    assert client.submit_one(task_run).gather() == b"--arg1|argument with spaces|"
+
+
 def test_programs(client: Client) -> None:
     text = tasks.const("HyperLoom\nnothing\nLoom\n")
     assert client.submit_one(tasks.run("/bin/grep Loom", stdin=text)).gather() == b"HyperLoom\nLoom\n"
@@ -119,6 +146,19 @@ def test_redirection(client: Client) -> None:
     assert client.submit_one(my_run(tasks.const("short"), tasks.const("longer"))).gather() == b"longer"
 
 
+def test_task_context(client: Client) -> None:
+    """`task_id`, five methods for messages, and where it stands when there are direct arguments too."""
+
+    @tasks.py_task(context=True, n_direct_args=1)
+    def hello(ctx, greeting, a):
+        for log in (ctx.log_debug, ctx.log_info, ctx.log_warn, ctx.log_error, ctx.log_critical):
+            log("Hello was called")
+        return f"{ctx.task_id} {greeting} {a.read().decode()}"
+
+    future = client.submit_one(hello("Hello", tasks.const("world")))
+    assert future.fetch() == f"{future.task_id} Hello world".encode()
+
+
 def test_direct_arguments(client: Client) -> None:
     @tasks.py_task(n_direct_args=1)
     def repeat(n, a):
@@ -129,6 +169,12 @@ def test_direct_arguments(client: Client) -> None:
     t2 = repeat(3, c)
     assert client.submit_one(t1).gather() == b"ABCABC"
     assert client.submit_one(t2).gather() == b"ABCABCABC"
+
+    def plain(n, a):
+        return n * a.read()
+
+    t1 = tasks.py_call(tasks.py_value(plain), (c,), direct_args=(2,))
+    assert client.submit_one(t1).gather() == b"ABCABC"
 
 
 def test_python_objects(client: Client) -> None:
@@ -156,15 +202,36 @@ def test_python_objects(client: Client) -> None:
     assert results == [b"Hello", "Hello", [{"A", (1, 2, 3)}, b"Hello"]]
 
 
+def test_what_a_function_must_not_return(client: Client) -> None:
+    """When something else is returned or an exception is thrown then the task fails."""
+
+    @tasks.py_task()
+    def nothing():
+        pass
+
+    @tasks.py_task()
+    def throws():
+        raise Exception("thrown")
+
+    for task, text in ((nothing(), "NoneType"), (throws(), "thrown")):
+        with pytest.raises(TaskFailed, match=text):
+            client.submit_one(task).gather()
+
+
 def test_labels_and_requests(client: Client) -> None:
     labels = ("Init", "Init", "Compute: 1", "Compute: 2", "End")
     plan = [tasks.const(label) for label in labels]
     for task, label in zip(plan, labels, strict=True):
         task.label = label
     assert client.gather(client.submit(plan)) == [label.encode() for label in labels]
-    wide = tasks.run("/bin/echo wide")
-    wide.resource_request = tasks.cpus(1)
-    assert client.submit_one(wide).gather() == b"wide\n"
+    t1 = tasks.run("/bin/echo wide")
+    t1.resource_request = tasks.cpus(1)
+    assert client.submit_one(t1).gather() == b"wide\n"
+    t1.resource_request = tasks.cpus(4)  # no worker here has so many: it is never scheduled
+    future = client.submit_one(t1)
+    assert client.submit_one(tasks.run("/bin/echo others")).gather() == b"others\n"
+    assert future.running()
+    future.release()
 
 
 def test_an_own_task_type_that_no_worker_has(client: Client, tmp_path: Path) -> None:

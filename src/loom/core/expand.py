@@ -1,0 +1,203 @@
+"""Dynamic slice and get: tasks that become several when it is known how many.
+
+A dynamic task (`dslice`, `dget`) whose input is there gets one task a piece and becomes an array of them. Each direct
+consumer gets one copy a piece (with several dynamic inputs one for each combination, the first input outermost) and
+becomes an array of its copies. Who consumes such a consumer gets the copies in its place, in order. The arrays are
+made only where a future or a redirection wants them; else they just hold their parts until all consumers have them. A
+dynamic task with several inputs, because what it consumed was itself expanded, takes them one after the other.
+
+Nothing is expanded before the whole plan is there: then all who consume it are known. A consumer in a later plan finds
+what was expanded already, and takes the parts from there; out of the array, once that is finished.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from itertools import product
+from math import prod
+from typing import Final
+
+from msgspec.msgpack import Encoder
+
+from loom.core import states
+from loom.core.graph import Graph
+from loom.core.kinds import Kind, Kinds
+from loom.core.node import COPIED, DYNAMIC, EXPANDED, REPEATS, MadeChunk, Node
+from loom.core.session import Failure, Session
+from loom.ids import NUMBER_BITS
+from loom.limits import MAX_COPIES
+from loom.messages import ARRAY_MAKE, DSLICE, GET, SAME, SLICE, GetConfig, SliceConfig
+from loom.resources import Request
+
+_PIECES_A_CPU: Final = 4  # of a dslice: enough to even out tasks that differ, and the contract
+_LIGHT: Final = Request()
+_ALL_EARLIER: Final = 1 << NUMBER_BITS  # a plan number that every input is below
+
+_encode: Final = Encoder().encode
+
+
+class Expander:
+    """Works off `graph.to_expand`."""
+
+    def __init__(self, graph: Graph, kinds: Kinds) -> None:
+        self._graph = graph
+        self._kinds = kinds
+        self._to_tell: deque[Node] = deque()  # expanded tasks whose consumers are to be looked at
+        self._n_cpus = 0
+
+    def run(self, n_cpus: int) -> None:
+        """Expand what can be; `n_cpus` are the cores of the whole cluster."""
+        graph = self._graph
+        self._n_cpus = n_cpus
+        later: dict[Node, None] = {}
+        while graph.to_expand or self._to_tell:
+            if self._to_tell:
+                self._tell(self._to_tell.popleft())
+                continue
+            node = next(iter(graph.to_expand))
+            del graph.to_expand[node]
+            if node.session.id in graph.sessions and node.state in (states.WAITING, states.READY):
+                self._look(node)
+                if node.session.plan_open:
+                    later[node] = None
+        graph.to_expand = later
+
+    def _tell(self, expanded: Node) -> None:
+        """Have the consumers of a task that was just expanded take its parts."""
+        consumers, expanded.consumers = expanded.consumers or [], None
+        for consumer in consumers:
+            if consumer.state <= states.ASSIGNED and expanded in consumer.inputs:
+                self._look(consumer)
+        left = [c for c in consumers if c.state <= states.ASSIGNED and expanded in c.inputs]
+        expanded.consumers = left + (expanded.consumers or []) or None
+
+    def _look(self, node: Node) -> None:
+        """Do what can be done with a task that waits."""
+        if node.kind.symbol == SAME or node.flags & EXPANDED:
+            return
+        self._splice(node)
+        if node.session.plan_open or node.state != states.WAITING:
+            return
+        if node.flags & DYNAMIC:
+            if not node.n_unmet:
+                self._cut(node)
+        elif node.flags & COPIED and all(s.flags & EXPANDED for s in node.inputs if s.flags & DYNAMIC):
+            self._copy(node)
+
+    def _splice(self, node: Node) -> None:
+        """Put copies in the place of copied inputs; for a dynamic task, pieces in the place of dynamic ones too."""
+        wanted = COPIED | DYNAMIC if node.flags & DYNAMIC else COPIED
+        if not any(source.flags & EXPANDED and source.flags & wanted for source in node.inputs):
+            return
+        parts: dict[Node, list[Node]] = {}
+        inputs: list[Node] = []
+        for source in _positional(node):
+            if not (source.flags & EXPANDED and source.flags & wanted):
+                inputs.append(source)
+                continue
+            if source not in parts:
+                parts[source] = self._parts(source)
+            inputs += parts[source]
+        self._graph.become(node, node.kind, node.config(), inputs)
+
+    def _parts(self, source: Node) -> list[Node]:
+        """The parts of an expanded task: themselves while it waits for them, else elements of the array."""
+        parts = _positional(source)
+        if source.state in states.UNFINISHED:
+            return parts
+        kind = self._kinds.find(GET, source.kind.label, _LIGHT)
+        configs = [_encode(GetConfig(i)) for i in range(len(parts))]
+        return self._make(source.session, kind, source.level(), configs, [[source]] * len(parts))
+
+    # -- Dynamic tasks ------------------------------------------------------------------------------------------------
+
+    def _cut(self, node: Node) -> None:
+        """Make the pieces of a dynamic task whose inputs are all there."""
+        sources = _positional(node)
+        if not sources:
+            self._fail(node, f"{node.kind.symbol}: takes one input, not none")
+            return
+        lengths = [node.session.lengths.get(source.number, 0) for source in sources]
+        if node.kind.symbol == DSLICE:
+            symbol = SLICE
+            total = sum(lengths)
+            cuts = [_slices(length, self._n_cpus * _PIECES_A_CPU, total) for length in lengths]
+            if not total:
+                cuts[0] = [SliceConfig(0, 0)]
+            configs = [_encode(bounds) for bounds_of_one in cuts for bounds in bounds_of_one]
+        else:
+            symbol = GET
+            count = sum(lengths)
+            if not count:
+                self._fail(node, f"{node.kind.symbol}: the input has no elements")
+                return
+            if count > MAX_COPIES:
+                self._fail(node, f"{node.kind.symbol}: the input has {count} elements (limit {MAX_COPIES})")
+                return
+            cuts = [[SliceConfig(0, 0)] * length for length in lengths]
+            configs = [_encode(GetConfig(i)) for length in lengths for i in range(length)]
+        inputs = [[source] for source, of_one in zip(sources, cuts, strict=True) for _ in of_one]
+        kind = self._kinds.find(symbol, node.kind.label, _LIGHT)
+        pieces = self._make(node.session, kind, node.level(), configs, inputs)
+        self._expand(node, pieces)
+
+    def _fail(self, node: Node, error: str) -> None:
+        self._graph.fail(node, Failure(node.number, "", error))
+
+    # -- Their consumers ----------------------------------------------------------------------------------------------
+
+    def _copy(self, node: Node) -> None:
+        """Make the copies of a consumer all of whose dynamic inputs are expanded."""
+        inputs = _positional(node)
+        parts = {source: self._parts(source) for source in node.inputs if source.flags & DYNAMIC}
+        count = prod(map(len, parts.values()))
+        if count > MAX_COPIES:
+            self._fail(
+                node, f"its dynamic inputs have {count} combinations, and it is copied for each (limit {MAX_COPIES})"
+            )
+            return
+        in_order = [source for source in dict.fromkeys(inputs) if source in parts]
+        own = []
+        for pieces in product(*[parts[source] for source in in_order]):
+            piece_of = dict(zip(in_order, pieces, strict=True))
+            own.append([piece_of.get(source, source) for source in inputs])
+        copies = self._make(node.session, node.kind, node.level(), [node.config()] * count, own)
+        self._expand(node, copies)
+
+    # -- Both ---------------------------------------------------------------------------------------------------------
+
+    def _expand(self, node: Node, parts: list[Node]) -> None:
+        node.flags |= EXPANDED
+        kind = self._kinds.find(ARRAY_MAKE, node.kind.label, _LIGHT)
+        self._graph.become(node, kind, b"", parts)
+        self._to_tell.append(node)
+
+    def _make(
+        self, session: Session, kind: Kind, level: int, configs: list[bytes], inputs: list[list[Node]]
+    ) -> list[Node]:
+        """New tasks of one kind, each with its inputs by position. Nobody consumes them yet."""
+        first = session.next_server_made
+        session.next_server_made += len(configs)
+        chunk = MadeChunk(first, level, configs, [[source.number for source in own] for own in inputs])
+        made = []
+        for number, own in enumerate(inputs, first):
+            node = Node(session, number, chunk, kind, tuple(dict.fromkeys(own)), 0)
+            if len(node.inputs) < len(own):
+                node.flags |= REPEATS
+            session.put(node)
+            self._graph.connect(node, _ALL_EARLIER)
+            made.append(node)
+        return made
+
+
+def _positional(node: Node) -> list[Node]:
+    if not node.flags & REPEATS:
+        return list(node.inputs)
+    by_number = {source.number: source for source in node.inputs}
+    return [by_number[number] for number in node.input_numbers()]
+
+
+def _slices(length: int, n_all: int, total: int) -> list[SliceConfig]:
+    """Stretches of one input of a dslice, none empty, so that all of its inputs have about `n_all` together."""
+    count = min(length, max(1, n_all * length // total)) if length else 0
+    return [SliceConfig(i * length // count, (i + 1) * length // count) for i in range(count)]

@@ -1,0 +1,188 @@
+"""Objects in files that outlive the plan: the task `save`, and checkpoints.
+
+A file is written under a temporary name beside its place, forced to disk and renamed, so that under its own name there
+is never a part of it. The checkpoint of a D-object holds exactly its bytes. That of any other object is a container:
+
+    8 bytes   MAGIC
+    u32       size of the header (little-endian)
+    u64       size of the payload
+    header    as data.pack makes it
+    payload
+    u32       CRC-32 of everything before
+
+A D-object whose bytes begin like a container has an empty file `<name>.plain` beside its checkpoint, which says so.
+"""
+
+import os
+import struct
+import zlib
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from typing import Final
+
+import msgspec
+
+from loom.data.base import DataObject, DObject
+from loom.data.buffers import FileSegment, Segment, StoredFile, segment_view, total_size, write_segments
+from loom.data.pack import describe, rebuild
+from loom.data.plain import Plain
+from loom.errors import LoomError
+from loom.limits import MAX_PATH_BYTES
+from loom.resources import cpu1
+from loom.tasktypes import checks
+from loom.tasktypes.base import RunContext, TaskError, TaskType
+from loom.tasktypes.outputs import store_plain
+from loom.tasktypes.task import Source, Task
+
+SAVE: Final = "loom/data/save"
+FIND: Final = "loom/checkpoint/find"  # which of these files are there; no builder of users
+LOAD: Final = "loom/checkpoint/load"  # what stands in the place of a task whose checkpoint is there
+
+MAGIC: Final = b"\x93LOOM\x01\r\n"
+_PREFIX: Final = struct.Struct("<8sIQ")
+_CRC: Final = struct.Struct("<I")
+_PLAIN_SUFFIX: Final = b".plain"
+_BLOCK_BYTES: Final = 1 << 20
+
+_encode: Final = msgspec.msgpack.Encoder().encode
+_PATHS: Final = msgspec.msgpack.Decoder(list[bytes])
+
+
+def save(input: Source, filename: str | bytes | os.PathLike[str]) -> Task:
+    """Write a D-object to a file of the worker's machine, whole or not at all; the result is empty.
+
+    A relative name fails the task: workers have directories of their own.
+    """
+    try:
+        path = os.fsencode(filename)
+    except (TypeError, UnicodeEncodeError):
+        raise LoomError(f"save: {filename!r:.200} is no file name") from None
+    if b"\0" in path or len(path) > MAX_PATH_BYTES:
+        raise LoomError(f"save: {filename!r:.200} is no file name")
+    return Task(SAVE, (input,), path, cpu1)
+
+
+def find_task(paths: Sequence[bytes]) -> Task:
+    """A task that says with one byte a path whether there is a file (1) or not (0)."""
+    return Task(FIND, (), _encode(list(paths)))
+
+
+def load_task(path: bytes, label: str | None) -> Task:
+    """A task whose result is what a checkpoint holds."""
+    return Task(LOAD, (), path, None, label)
+
+
+def write_checkpoint(path: bytes, value: DataObject) -> int:
+    """Write an object to its checkpoint; returns the size of the file. OSError where that fails."""
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    if isinstance(value, DObject):
+        segments = value.segments()
+        _mark_plain(path, _begins_like_container(segments))
+        _write_whole(path, lambda descriptor: write_segments(descriptor, segments))
+        return total_size(segments)
+    header, segments = describe(value)
+    prefix = _PREFIX.pack(MAGIC, len(header), total_size(segments)) + header
+    parts: list[Segment] = [prefix, *segments, _CRC.pack(_crc(prefix, segments))]
+    _write_whole(path, lambda descriptor: write_segments(descriptor, parts))
+    _mark_plain(path, False)
+    return total_size(parts)
+
+
+def _begins_like_container(segments: Sequence[Segment]) -> bool:
+    start = b""
+    for segment in segments:
+        start += segment_view(segment)[: len(MAGIC) - len(start)]
+        if len(start) == len(MAGIC):
+            break
+    return start == MAGIC
+
+
+def _mark_plain(path: bytes, is_plain: bool) -> None:
+    if is_plain:
+        os.close(os.open(path + _PLAIN_SUFFIX, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o666))
+    else:
+        with suppress(FileNotFoundError):
+            os.unlink(path + _PLAIN_SUFFIX)
+
+
+def _crc(prefix: bytes, segments: Iterable[Segment]) -> int:
+    crc = zlib.crc32(prefix)
+    for segment in segments:
+        crc = zlib.crc32(segment_view(segment), crc)
+    return crc
+
+
+def _write_whole(path: bytes, write: Callable[[int], None]) -> None:
+    """Have a file written, all of it or none."""
+    directory, name = os.path.split(path)
+    draft = os.path.join(directory, b".%s.%d-%s.part" % (name[:200], os.getpid(), os.urandom(4).hex().encode()))
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    try:
+        try:
+            write(descriptor)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        os.rename(draft, path)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(draft)
+        raise
+    folder = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _run_save(_context: RunContext, config: bytes, inputs: Sequence[DataObject]) -> DataObject:
+    value = checks.d_object(SAVE, 0, checks.only_input(SAVE, inputs))
+    name = os.fsdecode(config)
+    if not os.path.isabs(config) or b"\0" in config:
+        raise TaskError(f"{SAVE}: {name!r} is no absolute path: workers have directories of their own")
+    try:
+        _write_whole(config, lambda descriptor: write_segments(descriptor, value.segments()))
+    except OSError as error:
+        raise TaskError(f"{SAVE}: {name} cannot be written: {error.strerror}") from None
+    return Plain(b"")
+
+
+def _run_find(_context: RunContext, config: bytes, _inputs: Sequence[DataObject]) -> DataObject:
+    paths = checks.parse_config(FIND, config, _PATHS)
+    return Plain(bytes(os.path.isfile(path) for path in paths))
+
+
+def _run_load(context: RunContext, config: bytes, _inputs: Sequence[DataObject]) -> DataObject:
+    name = os.fsdecode(config)
+    try:
+        size = os.stat(config).st_size
+        file = StoredFile(name, size)
+        file.keep()
+        content = file.map()
+        if bytes(content[: len(MAGIC)]) != MAGIC or os.path.exists(config + _PLAIN_SUFFIX):
+            return store_plain(context, [FileSegment(file, 0, size)] if size else [])
+        return _from_container(context, file, content)
+    except ValueError as error:
+        raise TaskError(f"The checkpoint {name} is damaged ({error}); remove it to have the task run") from None
+    except OSError as error:
+        raise TaskError(f"The checkpoint {name} cannot be read: {error.strerror}") from None
+
+
+def _from_container(context: RunContext, file: StoredFile, content: memoryview) -> DataObject:
+    if len(content) < _PREFIX.size + _CRC.size:
+        raise ValueError("it is cut short")
+    _magic, header_size, payload_size = _PREFIX.unpack_from(content)
+    start = _PREFIX.size + header_size
+    if len(content) != start + payload_size + _CRC.size:
+        raise ValueError(f"it has {len(content)} bytes, not {start + payload_size + _CRC.size}")
+    if zlib.crc32(content[: -_CRC.size]) != _CRC.unpack(content[-_CRC.size :])[0]:
+        raise ValueError("its checksum is wrong")
+    payload = store_plain(context, [FileSegment(file, start, payload_size)] if payload_size else [])
+    return rebuild(bytes(content[_PREFIX.size : start]), payload.segments())
+
+
+TYPES: Final = (
+    TaskType(SAVE, "executor", _run_save),
+    TaskType(FIND, "executor", _run_find),
+    TaskType(LOAD, "executor", _run_load),
+)
