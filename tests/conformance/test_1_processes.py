@@ -109,23 +109,28 @@ class TestCommands:
 
     def test_a_worker_and_a_waiter_may_come_before_the_server(self, tmp_path: Path) -> None:
         """A worker started before its server keeps trying to connect; so does `python -m loom.client.wait`."""
-        port = free_port()
-        worker_command = [SCRIPTS / "loom-worker", "--cpus", "1", "--wdir", tmp_path / "w", "127.0.0.1", str(port)]
-        with subprocess.Popen(worker_command, stderr=subprocess.PIPE, text=True) as worker:
-            assert worker.stderr is not None
-            assert "trying again" in worker.stderr.readline()
+        port, log = free_port(), tmp_path / "early.log"
+        processes = []
+        with log.open("wb") as stream:
+            command = [SCRIPTS / "loom-worker", "--cpus", "1", "--wdir", tmp_path / "w", "127.0.0.1", str(port)]
+            processes.append(subprocess.Popen(command, stderr=stream))
+        try:
             waiting = [sys.executable, "-m", "loom.client.wait", "127.0.0.1", str(port), "1", "30"]
-            with subprocess.Popen(waiting) as waiter:
-                cluster = Cluster(tmp_path, n_workers=0, port=port)
-                try:
-                    assert waiter.wait(30) == 0
-                    with Client("127.0.0.1", port) as client:
-                        assert client.get_stats()["n_workers"] == 1
-                        assert run(client, tasks.run("echo served")) == b"served\n"
-                finally:
-                    worker.terminate()
-                    assert worker.wait(15) == 0
-                    cluster.stop()
+            processes.append(subprocess.Popen(waiting))
+            worker, waiter = processes
+            eventually(lambda: "trying again" in log.read_text())
+            cluster = Cluster(tmp_path, n_workers=0, port=port)
+            assert waiter.wait(30) == 0
+            with Client("127.0.0.1", port) as client:
+                assert client.get_stats()["n_workers"] == 1
+                assert run(client, tasks.run("echo served")) == b"served\n"
+            worker.terminate()
+            assert worker.wait(15) == 0
+            cluster.stop()
+        finally:
+            for process in processes:
+                process.kill()
+                process.wait()
 
 
 class TestStats:

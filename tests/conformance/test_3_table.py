@@ -87,7 +87,7 @@ def test_signatures() -> None:
     """The names and defaults of arguments, as users write them."""
     for builder, expected in (
         (tasks.const, "data"),
-        (tasks.merge, "inputs delimiter=''"),
+        (tasks.merge, "inputs delimiter=b''"),
         (tasks.open, "filename"),
         (tasks.split, "input char=None"),
         (tasks.save, "input filename"),

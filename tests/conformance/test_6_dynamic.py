@@ -150,13 +150,17 @@ class TestResults:
     def test_of_one_piece_too(self, client: Client) -> None:
         assert run(client, around(tasks.dget(array("a")))) == [b"<a>"]
 
-    def test_as_futures_they_are_arrays(self, client: Client) -> None:
-        future = client.submit_one(around(tasks.dget(array("a", "b", "c"))))
-        assert run(client, tasks.get(future, 1)) == b"<b>"
-        assert number(run(client, tasks.length(future))) == 3
-        assert future.fetch() == [b"<a>", b"<b>", b"<c>"]
-        assert run(client, tasks.dget(future)) == [b"<a>", b"<b>", b"<c>"]
-        future.release()
+    def test_in_later_submissions_they_are_what_they_were_in_their_own(self, client: Client) -> None:
+        """Finished or not: a consumer of the `dget` is copied, one of its consumer gets all copies in its place."""
+        for finished in (False, True):
+            dynamic = tasks.dget(array("a", "b", "c"))
+            futures = client.submit((dynamic, around(dynamic)))
+            if finished:
+                client.wait(futures)
+            assert run(client, tasks.array_make((tasks.const("x"), futures[1]))) == [b"x", b"<a>", b"<b>", b"<c>"]
+            assert run(client, around(futures[0])) == [b"<a>", b"<b>", b"<c>"]
+            assert run(client, tasks.dget(tasks.array_make((futures[1],)))) == [b"<a>", b"<b>", b"<c>"]
+            assert client.gather(futures) == [[b"a", b"b", b"c"], [b"<a>", b"<b>", b"<c>"]]
 
 
 class TestCombinations:

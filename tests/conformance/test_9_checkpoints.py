@@ -81,7 +81,11 @@ class TestWriting:
         assert run(client, tasks.const("usable")) == b"usable"
         assert not list(here.iterdir())
 
-    @pytest.mark.parametrize("where", ["missing/c", "file/c", "folder"])
+    def test_missing_folders_are_made(self, client: Client, tmp_path: Path) -> None:
+        assert run(client, at(tmp_path / "a" / "b" / "c", tasks.const("x"))) == b"x"
+        assert (tmp_path / "a" / "b" / "c").read_bytes() == b"x"
+
+    @pytest.mark.parametrize("where", ["file/c", "folder"])
     def test_what_cannot_be_written_fails_and_is_named(self, client: Client, tmp_path: Path, where: str) -> None:
         (tmp_path / "file").touch()
         (tmp_path / "folder").mkdir()
@@ -115,8 +119,10 @@ class TestLoading:
             assert load(client, plan()) == b"x\ncheap\n"
             eventually(path.exists)
             assert note.read_text() == "x\n"
+        loaded_from = path.stat().st_ino
         assert run(client, plan()) == b"x\ncheap\n"  # without load it is computed
         assert note.read_text() == "x\nx\n"
+        eventually(lambda: path.stat().st_ino != loaded_from)  # and written again
         path.unlink()
         assert load(client, plan()) == b"x\ncheap\n"
         assert note.read_text() == "x\n" * 3
@@ -136,6 +142,45 @@ class TestLoading:
         loaded = at(tmp_path / "c", tasks.merge((shared,)))
         assert load(client, tasks.merge((loaded, shared))) == b"loadedx\n"
         assert note.read_text() == "x\n"
+
+    def test_futures_as_inputs(self, client: Client, tmp_path: Path) -> None:
+        """Of what is loaded and of what is not; one that was released is refused all the same."""
+        (tmp_path / "c").write_text("loaded")
+        kept = client.submit([tasks.const(c) for c in "abc"])
+
+        def plan() -> Task:
+            return tasks.merge((kept[2], at(tmp_path / "c", tasks.merge((kept[0], kept[1]))), kept[0]))
+
+        assert load(client, plan()) == b"cloadeda"
+        (tmp_path / "c").unlink()
+        assert load(client, plan()) == b"caba"
+        client.release(kept)
+        with pytest.raises(InvalidPlan, match="released"):
+            load(client, plan())
+
+    def test_plans_that_are_none_are_refused_as_without_load(self, client: Client, tmp_path: Path) -> None:
+        cyclic = tasks.merge(())
+        cyclic.inputs = (cyclic,)
+        for wrong, text in ((cyclic, "cycle"), (tasks.merge((5,)), "neither a task nor a future")):  # type: ignore[arg-type]
+            with pytest.raises(InvalidPlan, match=text):
+                load(client, tasks.merge((at(tmp_path / "c", tasks.const("x")), wrong)))
+        assert load(client, tasks.const("usable")) == b"usable"
+
+    def test_a_long_chain_above_it(self, client: Client, tmp_path: Path) -> None:
+        (tmp_path / "c").write_text("loaded")
+        task = at(tmp_path / "c", tasks.open("/nonexistent"))
+        for _ in range(20_000):
+            task = tasks.merge((task,))
+        assert load(client, task) == b"loaded"
+
+    def test_dynamic_tasks_over_what_is_loaded(self, client: Client, tmp_path: Path) -> None:
+        source = at(tmp_path / "c", tasks.array_make([tasks.const(c) for c in "abc"]))
+        client.submit_one(source).gather()
+        source = at(tmp_path / "c", tasks.run("/bin/false"))
+        joined = at(tmp_path / "joined", tasks.merge((tasks.merge((tasks.dget(source), tasks.const("!"))),)))
+        for _ in range(2):
+            assert load(client, joined) == b"a!b!c!"
+            assert (tmp_path / "joined").read_bytes() == b"a!b!c!"
 
     def test_of_several_in_a_row_the_last_is_enough(self, client: Client, tmp_path: Path) -> None:
         notes = [tmp_path / f"note{i}" for i in range(3)]
@@ -177,18 +222,27 @@ class TestLoading:
                 assert run(client, tasks.get(loaded, len(computed) - 1)) == computed[-1]
             loaded.release()
 
+    def test_bytes_that_look_like_a_container(self, client: Client, tmp_path: Path) -> None:
+        """The checkpoint of a D-object is its bytes whatever they are, those of another checkpoint too."""
+        run(client, at(tmp_path / "first", tasks.py_value([1, 2])))
+        container = (tmp_path / "first").read_bytes()
+        path = tmp_path / "second"
+        assert run(client, at(path, tasks.const(container))) == container
+        assert path.read_bytes() == container
+        assert load(client, at(path, tasks.run("/bin/false"))) == container
+        assert run(client, at(path, tasks.py_value({"now": "another"}))) == {"now": "another"}
+        assert load(client, at(path, tasks.run("/bin/false"))) == {"now": "another"}
+
     def test_a_container_that_is_damaged(self, client: Client, tmp_path: Path) -> None:
-        """It is computed or it fails and names the file; it never hangs and never gives something else."""
+        """The task fails and the file is named: nothing else is given in its place."""
         path = tmp_path / "c"
         value = tasks.array_make([tasks.const("a"), tasks.const("b")])
         assert run(client, at(path, value)) == [b"a", b"b"]
         whole = path.read_bytes()
         for damaged in (whole[:-1], whole[: len(whole) // 2]):
             path.write_bytes(damaged)
-            try:
-                assert load(client, at(path, tasks.array_make([tasks.const("a"), tasks.const("b")]))) == [b"a", b"b"]
-            except LoomException as error:
-                assert str(path) in str(error)
+            with pytest.raises(LoomException, match=str(path)):
+                load(client, at(path, tasks.array_make([tasks.const("a"), tasks.const("b")])))
         assert run(client, tasks.const("fine")) == b"fine"
 
     def test_checkpoints_of_the_submitted_ones(self, client: Client, tmp_path: Path) -> None:

@@ -279,6 +279,23 @@ class TestCores:
             assert [len(cores) for _, cores, _ in seen] == [1] * n
             assert len(set().union(*(cores for _, cores, _ in seen))) == n
 
+    def test_a_worker_of_one_core_keeps_to_it_while_it_runs_programs(self, tmp_path: Path) -> None:
+        with worker_with(tmp_path) as (cluster, client):
+            worker = cluster.workers[0].pid
+            light = shell(cpus(1), "grep Cpus_allowed_list /proc/self/status")
+            light.resource_request = None
+            light.policy = "simple"
+            everywhere = client.submit_one(light).gather()
+            for _ in range(2):
+                seen = client.submit_one(shell(cpus(1), "grep Cpus_allowed_list /proc/self/status")).gather()
+                [core] = os.sched_getaffinity(worker)
+                assert seen == b"Cpus_allowed_list:\t%d\n" % core
+                gather(client, [calling(cpus(1), surroundings)])
+                assert os.sched_getaffinity(worker) == CORES
+            client.gather(client.submit([shell(cpus(1), "true")]))
+            assert client.submit_one(light).gather() == everywhere
+            assert os.sched_getaffinity(worker) == CORES
+
     def test_cores_of_a_killed_worker_are_free(self, tmp_path: Path) -> None:
         with worker_with(tmp_path, cpus=len(CORES)) as (cluster, client):
             cluster.workers[0].kill()

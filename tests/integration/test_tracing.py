@@ -285,6 +285,7 @@ def test_a_plan_that_is_there_already_is_told(client: Client, tmp_path: Path) ->
         double(tasks.run(("/bin/sh", "-c", f"until [ -e {tmp_path}/go ]; do sleep 0.01; done; printf a")))
     )
     client.set_trace(tmp_path)
+    eventually(lambda: list(tmp_path.glob("worker-*")))
     (tmp_path / "go").touch()
     assert late.gather() == b"aa"
     assert late.task_id in planned(tmp_path, client)

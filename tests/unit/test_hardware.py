@@ -368,6 +368,23 @@ class TestHardware:
         assert claims.take_cores(1, OWN_CORES)
         assert choose_gpus(1, claims) == ("4",)
 
+    def test_a_worker_of_one_core_may_keep_to_it(self, claims: Claims) -> None:
+        hardware = Hardware(1, OWN_CORES[-1:], (), {}, claims)
+        try:
+            assert hardware.stay_at_home()
+            assert hardware.stay_at_home()
+            assert os.sched_getaffinity(0) == set(OWN_CORES[-1:])
+        finally:
+            hardware.leave_home()
+        assert os.sched_getaffinity(0) == set(OWN_CORES)
+
+    @pytest.mark.parametrize("cores", [(), (4094, 4095), (4095,)])
+    def test_others_do_not(self, claims: Claims, cores: tuple[int, ...]) -> None:
+        hardware = Hardware(len(cores) or 1, cores, (), {}, claims)
+        assert not hardware.stay_at_home()
+        hardware.leave_home()
+        assert os.sched_getaffinity(0) == set(OWN_CORES)
+
     def test_slots_become_cores_and_variables(self, claims: Claims) -> None:
         hardware = Hardware(3, (4, 6, 9), ("1", "GPU-x"), {}, claims)
         assert hardware.core_ids((2, 0)) == (9, 4)

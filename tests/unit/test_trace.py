@@ -69,22 +69,6 @@ def test_what_is_written_is_read_again(tmp_path: Path) -> None:
     assert (file.opened, file.records, file.complete, file.note) == (OPENED, RECORDS, True, "")
 
 
-def test_tasks_of_one_turn_are_one_record(tmp_path: Path) -> None:
-    writer = TraceWriter(str(tmp_path), "w", OPENED)
-    first = [(1 << 60, 4096, 65_535, 1 << 50, 0, 1 << 50), (2, 1, 0, 7, 8, 9)]
-    for row in first:
-        writer.add_ran(*row)
-    writer.flush()
-    writer.add_ran(3, 0, 0, 1, 2, 3)
-    writer.flush()
-    records = read_file(writer.path).records
-    assert [list(rows_of(record)) for record in records if isinstance(record, TasksRan)] == [
-        first,
-        [(3, 0, 0, 1, 2, 3)],
-    ]
-    assert len(records) == 2
-
-
 def test_a_turn_is_one_write_and_one_without_news_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     writer = TraceWriter(str(tmp_path), "w", OPENED)
     writes: list[int] = []
@@ -99,11 +83,10 @@ def test_a_turn_is_one_write_and_one_without_news_is_none(tmp_path: Path, monkey
     assert not writes
     for record in RECORDS:
         writer.add(record)
-    writer.add_ran(1, 2, 3, 4, 5, 6)
     assert not writes
     writer.flush()
     assert len(writes) == 1
-    assert len(read_file(writer.path).records) == len(RECORDS) + 1
+    assert read_file(writer.path).records == RECORDS
 
 
 def test_a_long_turn_does_not_gather_in_memory(tmp_path: Path) -> None:
@@ -225,7 +208,6 @@ def test_no_trace_is_an_error_that_says_what_to_give(tmp_path: Path, there: str)
 def use_all(writer: TraceWriter) -> None:
     for record in RECORDS:
         writer.add(record)
-    writer.add_ran(1, 2, 3, 4, 5, 6)
     writer.flush()
 
 
@@ -319,6 +301,22 @@ def test_a_kind_is_named_before_its_first_task_and_once(
         (1, kind, LOOP_LANE, 10, 5, 100) for kind in (0, 1, 0, 1)
     ]
     assert records[-1] == TaskEndedBadly(1, 0, 7, 10, 0, "bad \\udcff name")
+
+
+def test_tasks_of_one_turn_are_one_record(tmp_path: Path, new_trace: Callable[[Path], WorkerTrace]) -> None:
+    trace = new_trace(tmp_path)
+    first, second = kind_of("sort"), kind_of("merge")
+    trace.ran(task_of(first, 1 << 60, (65_534, 3)), 1 << 50, 0, 1 << 50)
+    trace.ran(task_of(second, 2), 7, 8, 9)
+    trace.flush()
+    trace.flush()
+    trace.ran(task_of(first, 3, (0,)), 1, 2, 3)
+    trace.flush()
+    records = [r for r in read_trace(tmp_path).files[0].records if isinstance(r, TasksRan)]
+    assert [list(rows_of(record)) for record in records] == [
+        [(1 << 60, 0, 65_534, 1 << 50, 0, 1 << 50), (2, 1, LOOP_LANE, 7, 8, 9)],
+        [(3, 0, 0, 1, 2, 3)],
+    ]
 
 
 def test_another_directory_gets_the_kinds_anew_and_the_same_one_goes_on(

@@ -74,6 +74,9 @@ class EmbeddedCluster:
                 if quick_ends >= _QUICK_ENDS or status == _PLUGIN_STATUS:
                     break
                 self._worker = self._start_worker()
+        if status == _PLUGIN_STATUS:
+            self._broken(LoomError("the embedded worker cannot load its plugins; why stands on stderr"))
+            return
         self._broken(
             LoomError(
                 f"the embedded worker ends as soon as it starts ({_end_text(status)}); what it said stands on stderr"

@@ -181,7 +181,8 @@ def _check_links(core: ServerCore) -> None:
 
 
 def check_worker(core: WorkerCore) -> None:
-    waiting = [*core.queues.ready, *core.queues.light]
+    lines = (core.queues.ready, core.queues.light, *core.queues.special.values())
+    waiting = [task for line in lines for task in line]
     ready = Counter(task for task in waiting if task.state == ws.READY)
     awaited = {object_id: Counter(tasks) for object_id, tasks in core.awaited.items()}
     for task_id, task in core.tasks.items():

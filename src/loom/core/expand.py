@@ -22,7 +22,7 @@ from msgspec.msgpack import Encoder
 from loom.core import states
 from loom.core.graph import Graph
 from loom.core.kinds import Kind, Kinds
-from loom.core.node import COPIED, DYNAMIC, EXPANDED, REPEATS, MadeChunk, Node
+from loom.core.node import COPIED, DYNAMIC, EXPANDED, GATHERED, REPEATS, MadeChunk, Node
 from loom.core.session import Failure, Session
 from loom.ids import NUMBER_BITS
 from loom.limits import MAX_COPIES
@@ -68,8 +68,9 @@ class Expander:
         for consumer in consumers:
             if consumer.state <= states.ASSIGNED and expanded in consumer.inputs:
                 self._look(consumer)
-        left = [c for c in consumers if c.state <= states.ASSIGNED and expanded in c.inputs]
-        expanded.consumers = left + (expanded.consumers or []) or None
+        known = dict.fromkeys(expanded.consumers or ())  # those that took other parts meanwhile, and still wait for it
+        known.update(dict.fromkeys(c for c in consumers if c.state <= states.ASSIGNED and expanded in c.inputs))
+        expanded.consumers = list(known) or None
 
     def _look(self, node: Node) -> None:
         """Do what can be done with a task that waits."""
@@ -105,6 +106,7 @@ class Expander:
         parts = _positional(source)
         if source.state in states.UNFINISHED:
             return parts
+        source.flags |= GATHERED
         kind = self._kinds.find(GET, source.kind.label, _LIGHT)
         configs = [_encode(GetConfig(i)) for i in range(len(parts))]
         return self._make(source.session, kind, source.level(), configs, [[source]] * len(parts))

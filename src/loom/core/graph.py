@@ -537,6 +537,8 @@ class Graph:
         for node in lost:
             if node.n_pending or node.flags & (WANTED | INLINED) == WANTED:
                 self.need(node)
+            else:  # it may have been kept for its checkpoint only
+                self.let_go(node)
 
     def _unmeet(self, node: Node) -> None:
         node.n_unmet += 1

@@ -24,7 +24,7 @@ LISTED: Final = 8  # stopped waiting before its inputs came: it may still stand 
 DYNAMIC: Final = 32  # a dslice or dget (`expand`)
 COPIED: Final = 64  # a consumer of a dynamic task
 EXPANDED: Final = 128  # a dynamic or copied task that now stands for its inputs, an array of them
-GATHERED: Final = 256  # a redirected task takes its object: as one, like a future
+GATHERED: Final = 256  # some task takes its object as one, as a future does
 WRITING: Final = 512  # its object is kept until its checkpoint is in place
 HAS_LENGTH: Final = 1024  # the session knows the length of its object
 

@@ -13,7 +13,6 @@ from typing import Final
 from loom.core import states
 from loom.core.cluster import Worker
 from loom.core.graph import Graph
-from loom.core.kinds import Kind
 from loom.core.node import Node
 from loom.core.session import Session
 
@@ -57,6 +56,18 @@ class Scheduler:
             while touched:  # assignments make more sendable ahead
                 self._place_ahead(touched)
             self._balance(now)
+
+    def fail_unknown(self) -> None:
+        """Fail ready tasks of types that no worker has; while there are no workers, one that has them may come."""
+        if not self.workers:
+            return
+        for session in self._graph.sessions.values():
+            for key, queue in list(session.ready.items()):
+                symbol = key[1]
+                if symbol and not any(symbol in worker.symbols for worker in self.workers.values()):
+                    del session.ready[key]
+                    while (node := queue.pop()) is not None:
+                        self._graph.fail_unknown(node)
 
     # -- Sending ahead ------------------------------------------------------------------------------------------------
 
@@ -110,9 +121,6 @@ class Scheduler:
                 if node is None:
                     del session.ready[key]
                     break
-                if node.kind.is_own and not self.knows(node.kind):
-                    self._graph.fail_unknown(node)
-                    continue
                 worker = self._choose(node)
                 if worker is None:
                     queue.push_back(node)
@@ -126,10 +134,6 @@ class Scheduler:
                 if not self.room:
                     return False
         return placed and limit_us is not None
-
-    def knows(self, kind: Kind) -> bool:
-        """Whether some worker has the task type; without workers, one may still come."""
-        return not self.workers or any(kind.symbol in worker.symbols for worker in self.workers.values())
 
     def _choose(self, node: Node) -> Worker | None:
         best = self._choose_holder(node) if node.inputs else None

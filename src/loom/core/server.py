@@ -105,6 +105,7 @@ class ServerCore:
         self._end_sessions()
         if self.graph.to_expand:
             self._expander.run(sum(w.cpus for w in self.workers.values()))
+        self.scheduler.fail_unknown()
         tell_changes(self.graph, self.workers, self.outbox)
         self.scheduler.run(now)
         self._assign()

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from loom.data.base import DataObject
+from loom.data.base import MAX_TOLD_SIZE, DataObject
 from loom.data.pieces import Pieces
 
 
@@ -14,7 +14,8 @@ class Array(DataObject):
 
     def __init__(self, items: Sequence[DataObject]) -> None:
         self.items = items
-        self._size = items.size_bytes if isinstance(items, Pieces) else sum(item.size() for item in items)
+        size = items.size_bytes if isinstance(items, Pieces) else sum(item.size() for item in items)
+        self._size = min(size, MAX_TOLD_SIZE)  # own types may say what they like
 
     def size(self) -> int:
         return self._size

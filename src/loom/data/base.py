@@ -1,9 +1,11 @@
 """What every data object can tell of itself, and what those with plain bytes can give."""
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from loom.data.buffers import Segment, join, joined_view
+
+MAX_TOLD_SIZE: Final = 1 << 48  # what size() and length() may say: sums over many objects stay numbers of 64 bits
 
 
 class DataObject(ABC):

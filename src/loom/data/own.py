@@ -5,15 +5,12 @@ does or says harms nobody but its caller: whatever it raises or returns wrongly 
 """
 
 import operator
-import traceback
 from collections.abc import Callable, Sequence
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
-from loom.data.base import DataObject
+from loom.data.base import MAX_TOLD_SIZE, DataObject
 from loom.data.buffers import Cursor, Segment, joined_view, total_size
 from loom.errors import LoomError
-
-MAX_OWN_SIZE: Final = 1 << 48  # what size() and length() may say: sums over many such objects stay numbers of 64 bits
 
 _T = TypeVar("_T")
 
@@ -152,8 +149,8 @@ def _count(symbol: str, method: str, ask: Callable[[], object]) -> int:
         number = operator.index(given)
     except TypeError:
         raise LoomError(f"{symbol}: {method}() has to return an int, not {_named(given)}") from None
-    if not 0 <= number <= MAX_OWN_SIZE:
-        raise LoomError(f"{symbol}: {method}() returned {_shown(number)}, no number from 0 to {MAX_OWN_SIZE}")
+    if not 0 <= number <= MAX_TOLD_SIZE:
+        raise LoomError(f"{symbol}: {method}() returned {_shown(number)}, no number from 0 to {MAX_TOLD_SIZE}")
     return number
 
 
@@ -167,6 +164,8 @@ def _ask(symbol: str, method: str, ask: Callable[..., _T], *args: object) -> _T:
     try:
         return ask(*args)
     except Exception as error:
+        import traceback  # only here: it loads much
+
         below = error.__traceback__.tb_next if error.__traceback__ else None
         story = "".join(traceback.format_exception(type(error), error, below))
         raise LoomError(f"{symbol}: {method}() failed\n{story}") from None

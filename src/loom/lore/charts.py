@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import json
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, Final
 
 import numpy
+from bokeh.core.types import ID
 from bokeh.embed import json_item
 from bokeh.layouts import column
 from bokeh.models import (
@@ -22,9 +23,7 @@ from bokeh.models import (
     CustomJSHover,
     CustomJSTickFormatter,
     FixedTicker,
-    GlyphRenderer,
     HoverTool,
-    Legend,
     NumeralTickFormatter,
     PanTool,
     Range1d,
@@ -32,10 +31,12 @@ from bokeh.models import (
     SaveTool,
     WheelZoomTool,
 )
+from bokeh.models.annotations import Legend, Title
 from bokeh.plotting import figure
 from bokeh.resources import Resources
 
 from loom.lore.colours import FAILURE
+from loom.lore.curves import Curves
 from loom.lore.html import Html, data, data_text
 from loom.lore.model import FAILED, Report
 from loom.lore.timeline import Timeline, timeline
@@ -64,19 +65,6 @@ _FORMATS: Final = {
 
 
 @dataclass(frozen=True, slots=True)
-class Curves:
-    """Figures over time, on common times. `memory` and `store` are in bytes; `memory_of` by worker."""
-
-    bins_us: Sequence[float]  # ends of the stretches that `cores` are means of, 0 first
-    cores: Sequence[float]
-    times_us: Sequence[float]
-    processors: Sequence[float]
-    memory: Sequence[float]
-    store: Sequence[float]
-    memory_of: Mapping[int, Sequence[float]]
-
-
-@dataclass(frozen=True, slots=True)
 class Charts:
     """`library` and `data` belong into the page's head and behind its body. `legend` as sections.legend takes it."""
 
@@ -90,12 +78,12 @@ def charts(report: Report, curves: Curves, groups: Sequence[int], colours: Seque
     """`groups`: in the order in which a legend names them."""
     found = timeline(report, MAX_RECTANGLES)
     seconds = report.span_us / 1e6 or 1.0
-    x_range = Range1d(-0.01 * seconds, 1.01 * seconds, name="time", bounds=(-0.2 * seconds, 1.2 * seconds))
+    x_range = Range1d(start=-0.01 * seconds, end=1.01 * seconds, name="time", bounds=(-0.2 * seconds, 1.2 * seconds))
     tasks, legend = _timeline_chart(report, found, x_range, groups, colours)
     figures = [tasks, _cores_chart(curves, x_range, n_cores)]
     if any(curves.memory):
         figures.append(_memory_chart(report, curves, x_range))
-    item = json_item(column(*figures, sizing_mode="stretch_width"), "charts")
+    item = json_item(column(*figures, sizing_mode="stretch_width"), ID("charts"))
     names = {
         "names": [*report.labels, *report.symbols],
         "workers": [worker.name for worker in report.workers],
@@ -118,7 +106,7 @@ def _timeline_chart(
     report: Report, found: Timeline, x_range: Range1d, groups: Sequence[int], colours: Sequence[str]
 ) -> tuple[figure, list[tuple[str, str, str]]]:
     n_rows = len(found.rows)
-    y_range = Range1d(max(n_rows, 1), 0, name="rows", bounds=(0, max(n_rows, 1)))
+    y_range = Range1d(start=max(n_rows, 1), end=0, name="rows", bounds=(0, max(n_rows, 1)))
     plot = _figure("Tasks by worker and core", min(max(22 * n_rows + 90, 170), 900), x_range, y_range)
     _name_rows(plot, report, found)
     legend = _add_tasks(plot, report, found, groups, colours)
@@ -140,18 +128,18 @@ def _name_rows(plot: figure, report: Report, found: Timeline) -> None:
         end = first + len(list(rows))
         blocks.append((worker, first, end))
         first = end
-    names: dict[float, str] = {}
+    names: dict[float | str, Any] = {}
     several = len(blocks) > 1
     if len(found.rows) <= _MAX_NAMED_ROWS:
         for number, row in enumerate(found.rows):
             core = "loop" if row.core is None else f"core {row.core}"
-            worker = _shortened(report.workers[row.worker].name)
-            names[number + 0.5] = f"{worker} \N{MIDDLE DOT} {core}" if several else core
+            name = _shortened(report.workers[row.worker].name)
+            names[number + 0.5] = f"{name} \N{MIDDLE DOT} {core}" if several else core
     else:
         every = -(-len(blocks) // _MAX_NAMED_WORKERS)
         for worker, first, end in blocks[::every]:
             names[(first + end) / 2] = _shortened(report.workers[worker].name)
-    plot.yaxis.ticker = FixedTicker(ticks=list(names))
+    plot.yaxis.ticker = FixedTicker(ticks=[float(place) for place in names])
     plot.yaxis.major_label_overrides = names
     plot.yaxis.major_tick_line_color = None
     plot.ygrid.grid_line_color = None
@@ -189,12 +177,10 @@ def _add_tasks(
     if failed.any():
         edges = {key: columns[key][failed] for key in ("left", "right", "top", "bottom")}
         source = ColumnDataSource(edges)
-        plot.quad(source=source, fill_alpha=0, line_color=FAILURE, line_width=2, name="failed", **_EDGES)
+        frame = plot.quad("left", "right", "top", "bottom", source=source, name="failed")
+        frame.glyph.update(fill_alpha=0, line_color=FAILURE, line_width=2)
         legend.append((FAILURE, "failed (red frame)", "failed"))
     return legend
-
-
-_EDGES: Final = {"left": "left", "right": "right", "top": "top", "bottom": "bottom"}
 
 
 def _columns(report: Report, found: Timeline) -> dict[str, Any]:
@@ -229,7 +215,8 @@ def _add_quads(plot: figure, columns: dict[str, Any], fill: str, name: str) -> N
     if (columns["count"] == 1).all():
         del sent["count"]
     source = ColumnDataSource(sent)
-    plot.quad(source=source, fill_color=fill, line_color=None, name=name, hover_line_color=_INK, **_EDGES)
+    edges = ("left", "right", "top", "bottom")
+    plot.quad(*edges, source=source, fill_color=fill, line_color=None, hover_line_color=_INK, name=name)
 
 
 def _rgba(colour: str) -> int:
@@ -237,19 +224,19 @@ def _rgba(colour: str) -> int:
     return int(colour[1:], 16) << 8 | 0xFF
 
 
-def _hover(renderers: Sequence[GlyphRenderer], merged: bool) -> HoverTool:
+def _hover(renderers: Sequence[Any], merged: bool) -> HoverTool:
     lines = [
         ("task", "@name{custom}"),
         ("id", "@id{custom}"),
         ("worker", "@row{custom}"),
-        ("core", "@{row}{core}"),
+        ("core", "@row{core}"),
         ("began at", "@left{custom}"),
         ("took", "@duration{custom}"),
         ("result", "@size{custom}"),
     ]
     if merged:
         lines.append(("tasks here", "@count{custom}"))
-    formatters = {
+    formatters: dict[str, Any] = {
         f"@{key}": CustomJSHover(code=f"return loom.formats.{name}(value)")
         for key, name in _FORMATS.items()
         if key != "core"
@@ -266,8 +253,8 @@ def _hover(renderers: Sequence[GlyphRenderer], merged: bool) -> HoverTool:
 
 
 def _cores_chart(curves: Curves, x_range: Range1d, n_cores: int) -> figure:
-    plot = _figure("Cores in use", 190, x_range, Range1d(0, max(n_cores, 1) * 1.08))
-    entries = []
+    plot = _figure("Cores in use", 190, x_range, Range1d(start=0, end=max(n_cores, 1) * 1.08))
+    entries: list[tuple[str, list[Any]]] = []
     if curves.cores:
         edges = numpy.array(curves.bins_us) / 1e6
         x = numpy.repeat(edges, 2)[1:-1]
@@ -289,11 +276,11 @@ def _cores_chart(curves: Curves, x_range: Range1d, n_cores: int) -> figure:
 
 def _memory_chart(report: Report, curves: Curves, x_range: Range1d) -> figure:
     most = max((*curves.memory, *curves.store), default=1.0)
-    plot = _figure("Memory", 190, x_range, Range1d(0, 1.08 * most or 1.0))
+    plot = _figure("Memory", 190, x_range, Range1d(start=0, end=1.08 * most or 1.0))
     plot.yaxis.ticker = AdaptiveTicker(base=1024, mantissas=[1, 2, 4, 8, 16, 32, 64, 128, 256, 512])
     plot.yaxis.formatter = NumeralTickFormatter(format="0.[0] ib")
     x = numpy.array(curves.times_us) / 1e6
-    entries = []
+    entries: list[tuple[str, list[Any]]] = []
     whole = plot.line(x, numpy.array(curves.memory), line_color=_USED, line_width=1.5)
     entries.append(("all workers" if len(report.workers) > 1 else "worker and its processes", [whole]))
     if 1 < len(curves.memory_of) <= _MAX_MEMORY_CURVES:
@@ -305,8 +292,8 @@ def _memory_chart(report: Report, curves: Curves, x_range: Range1d) -> figure:
     return plot
 
 
-def _finish_curves(plot: figure, entries: Sequence[tuple[str, list[GlyphRenderer]]]) -> None:
-    legend = Legend(items=list(entries), orientation="horizontal", border_line_color=None, padding=0, margin=4)
+def _finish_curves(plot: figure, entries: Sequence[tuple[str, list[Any]]]) -> None:
+    legend = Legend(items=list(entries), orientation="horizontal", border_line_color=None, margin=4, spacing=18)
     legend.label_text_font_size = "12px"
     plot.add_layout(legend, "above")
     plot.add_tools(PanTool(dimensions="width"), WheelZoomTool(dimensions="width"), ResetTool(), SaveTool())
@@ -314,7 +301,7 @@ def _finish_curves(plot: figure, entries: Sequence[tuple[str, list[GlyphRenderer
 
 def _figure(title: str, height: int, x_range: Range1d, y_range: Range1d) -> figure:
     plot = figure(
-        title=title,
+        title=Title(text=title, text_font_size="14px", text_color=_INK),
         height=height,
         x_range=x_range,
         y_range=y_range,
@@ -326,8 +313,6 @@ def _figure(title: str, height: int, x_range: Range1d, y_range: Range1d) -> figu
         min_border_left=150,
         min_border_right=20,
     )
-    plot.title.text_font_size = "14px"
-    plot.title.text_color = _INK
     plot.toolbar.logo = None
     plot.xaxis.formatter = CustomJSTickFormatter(code="return loom.formats.tick(tick, ticks)")
     for axis in (plot.xaxis, plot.yaxis):

@@ -17,6 +17,7 @@ _COLUMN_GAP: Final = 76
 _MARGIN: Final = 14
 _LOOP_ROOM: Final = 16  # above a box that has an edge to itself
 _CHAR_WIDTH: Final = 7.2  # of the font of names, on average
+_LINE_HEIGHT: Final = 13
 _MAX_LABELLED_EDGES: Final = 40
 MARKS: Final = {"result": "#1d2733", "checkpoint": "#d9a300", "dynamic": "#8763b8"}
 
@@ -50,12 +51,13 @@ def graph(nodes: Sequence[Node], edges: Mapping[Edge, int]) -> Html:
 
     labelled = len(edges) <= _MAX_LABELLED_EDGES and any(number > 1 for number in edges.values())
     strongest = max(edges.values(), default=1)
-    curves, numbers = [], []
+    curves: list[str] = []
+    numbers: list[tuple[tuple[float, float], str]] = []
     for (a, b), number in edges.items():
         if a == b:
             x, y = at((layout.layers[a], layout.heights[a]))
             path = _loop(x, y - box_height / 2)
-            middle = x + _BOX_WIDTH / 2, y - box_height / 2 - 11
+            middle = x + _BOX_WIDTH / 2, y - box_height / 2 - 13
         else:
             path, middle = _curve([at(point) for point in layout.ways[a, b]])
         stroke = 1.2 + 2.3 * math.log1p(number) / math.log1p(strongest) if strongest > 1 else 1.4
@@ -64,20 +66,36 @@ def graph(nodes: Sequence[Node], edges: Mapping[Edge, int]) -> Html:
             f'<path d="{path}" stroke-width="{stroke:.1f}" marker-end="url(#arrow)"><title>{tip}</title></path>'
         )
         if labelled:
-            numbers.append(f'<text x="{middle[0]:.0f}" y="{middle[1]:.0f}">{number:,}</text>')
+            numbers.append((middle, f"{number:,}"))
     boxes = [
         _box(node, *at((layer, y)), box_height)
         for node, layer, y in zip(nodes, layout.layers, layout.heights, strict=True)
     ]
     return Html(
         f'<div class="picture"><svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{height:.0f}" '
-        f'viewBox="0 0 {width:.0f} {height:.0f}" role="img" aria-label="The plan as a graph">'
+        f'viewBox="0 0 {width:.0f} {height:.0f}" role="img" aria-label="The plan as a graph" '
+        f'style="width:100%;height:auto;max-width:{width:.0f}px;min-width:{0.65 * width:.0f}px">'
         '<defs><marker id="arrow" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="8" markerHeight="8" '
         'markerUnits="userSpaceOnUse" orient="auto"><path d="M0 0L8 4L0 8z" fill="#8592a1"/></marker></defs>'
         f'<g fill="none" stroke="#8592a1">{"".join(curves)}</g>{"".join(boxes)}'
         '<g font-size="12" text-anchor="middle" fill="#3c4856" stroke="#fff" stroke-width="4" paint-order="stroke">'
-        f"{''.join(numbers)}</g></svg></div>"
+        f"{_numbers(numbers)}</g></svg></div>"
     )
+
+
+def _numbers(numbers: Sequence[tuple[tuple[float, float], str]]) -> str:
+    """Each at its place, or further down where another one stands."""
+    placed: list[tuple[float, float, int]] = []
+    parts = []
+    for (x, y), text in sorted(numbers):
+        while any(
+            abs(x - other_x) < 4 * (len(text) + chars) and abs(y - other_y) < _LINE_HEIGHT
+            for other_x, other_y, chars in placed
+        ):
+            y += _LINE_HEIGHT
+        placed.append((x, y, len(text)))
+        parts.append(f'<text x="{x:.0f}" y="{y:.0f}">{text}</text>')
+    return "".join(parts)
 
 
 def _box(node: Node, x: float, y: float, height: float) -> str:

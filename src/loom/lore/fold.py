@@ -51,10 +51,10 @@ def fold(trace: Trace) -> Report:
 
 @dataclass(frozen=True, slots=True)
 class _Kind:
-    """What tasks of a kind have in common, in numbers of the report. `label` counts where no plan is at hand."""
+    """What tasks of a kind have in common. `label` counts where no plan is at hand."""
 
     symbol: int
-    label: int
+    label: str
     cpus: int
 
 
@@ -134,8 +134,7 @@ class _Fold:
                 case TasksRan():
                     self._take_tasks(record, kinds, here, incarnation, wall(0))
                 case KindNamed():
-                    symbol, label = self._symbols.number(record.symbol), self._labels.number(record.label)
-                    kinds[record.kind] = _Kind(symbol, label, record.cpus)
+                    kinds[record.kind] = _Kind(self._symbols.number(record.symbol), record.label, record.cpus)
                 case TaskEndedBadly():
                     self._take_bad_end(record, kinds, here, incarnation, wall(record.begun_us))
                 case ObjectFetched():
@@ -174,7 +173,7 @@ class _Fold:
         labels = []
         for task, kind in zip(tasks, of_task, strict=True):
             label = label_of(task)
-            labels.append(kind.label if label is None else label)
+            labels.append(self._labels.number(kind.label) if label is None else label)
         return labels
 
     def _label_finder(self, incarnation: int) -> Callable[[int], int | None]:
@@ -183,7 +182,7 @@ class _Fold:
 
     def _unnamed(self, kinds: dict[int, _Kind], number: int) -> _Kind:
         """A kind whose record is damaged."""
-        kinds[number] = kind = _Kind(NO_SYMBOL, NO_LABEL, 1)
+        kinds[number] = kind = _Kind(NO_SYMBOL, "", 1)
         return kind
 
     def _take_bad_end(
@@ -193,7 +192,7 @@ class _Fold:
         kind = kinds.get(record.kind) or self._unnamed(kinds, record.kind)
         label = self._label_finder(incarnation)(task)
         columns.ids.append(task)
-        columns.labels.append(kind.label if label is None else label)
+        columns.labels.append(self._labels.number(kind.label) if label is None else label)
         columns.symbols.append(kind.symbol)
         columns.cpus.append(kind.cpus)
         columns.workers.append(here)

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from loom.lore import figures, sections, units
 from loom.lore.colours import colours
+from loom.lore.curves import curves
 from loom.lore.html import Html, element, join, page, section
 from loom.lore.model import Report
 from loom.lore.picture import curve_picture, timeline_picture
-
-if TYPE_CHECKING:
-    from loom.lore.charts import Curves
 
 NO_CHARTS: Final = "For charts that zoom and tell about each task: pip install 'hyperloom[report]'"
 
@@ -57,7 +55,7 @@ def _charts(
 
     if not len(report.tasks):
         return _nothing(), "", ""
-    found = charts(report, _curves(report), groups, shades, totals.n_cores)
+    found = charts(report, curves(report, _N_TIMES), groups, shades, totals.n_cores)
     hint = "Wheel: zoom. Drag: move. A click on a name below shows or hides its tasks."
     merged = (
         f" There are {units.count(len(report.tasks), 'task')}: those shorter than {units.duration(found.stretch_us)} "
@@ -78,23 +76,23 @@ def _pictures(report: Report, groups: Sequence[int], shades: Sequence[str], tota
     hint = element("p", NO_CHARTS, class_="faint")
     if not len(report.tasks):
         return join((_nothing(), hint))
-    curves = _curves(report)
+    over_time = curves(report, _N_TIMES)
     legend = sections.legend([(shades[group], report.groups[group], "") for group in groups[:40]])
-    middles = [(a + b) / 2 for a, b in zip(curves.bins_us, curves.bins_us[1:], strict=False)]
+    middles = [(a + b) / 2 for a, b in zip(over_time.bins_us, over_time.bins_us[1:], strict=False)]
     cores = curve_picture(
         middles,
-        [("#3b75c4", curves.cores)],
+        [("#3b75c4", over_time.cores)],
         report.span_us,
         max(totals.n_cores, 1),
         units.count(totals.n_cores, "core"),
     )
     parts = [hint, legend, timeline_picture(report, shades), element("h3", "Cores in use"), cores]
-    top = max((*curves.memory, *curves.store), default=0.0)
+    top = max((*over_time.memory, *over_time.store), default=0.0)
     if top:
-        memory = [("#3b75c4", curves.memory), ("#3d9e62", curves.store)]
+        memory = [("#3b75c4", over_time.memory), ("#3d9e62", over_time.store)]
         parts += [
             element("h3", "Memory: of all workers (blue), held as results (green)"),
-            curve_picture(curves.times_us, memory, report.span_us, top, units.size(top)),
+            curve_picture(over_time.times_us, memory, report.span_us, top, units.size(top)),
         ]
     return section("Timeline", *parts, id="timeline")
 
@@ -102,9 +100,3 @@ def _pictures(report: Report, groups: Sequence[int], shades: Sequence[str], tota
 def _nothing() -> Html:
     text = "No task has run while this trace was written. Call client.set_trace before submit."
     return section("Timeline", element("p", text), id="timeline")
-
-
-def _curves(report: Report) -> Curves:
-    from loom.lore.curves import curves
-
-    return curves(report, _N_TIMES)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 from loom import ids
 from loom.lore.model import NO_LABEL, PlanGraph, Texts, group_of
+from loom.tasktypes.python import PY_VALUE
 from loom.trace.records import InputsChanged, PlanGrew
 
 
@@ -89,7 +90,8 @@ class TracedPlan:
             graph.edges[edge] = graph.edges.get(edge, 0) + count
 
     def _edges(self) -> Iterator[tuple[int, int]]:
-        groups, changed = self._group_of, self._changed
+        groups, symbols, changed = self._group_of, self._symbol_of, self._changed
+        function = self._symbols.number(PY_VALUE)
         for start, first_row, (session, ends, inputs) in zip(self._starts, self._rows, self._inputs, strict=True):
             base = ids.task_id(session, 0)
             begin = 0
@@ -100,5 +102,6 @@ class TracedPlan:
                 group = groups[first_row + offset]
                 for number in taken:
                     row = self._row(base + number)
-                    if row is not None:
+                    # calls take their function as an input, which is no step from one label to another
+                    if row is not None and not (groups[row] == group and symbols[row] == function):
                         yield groups[row], group

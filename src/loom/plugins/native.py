@@ -11,10 +11,10 @@ from functools import wraps
 from typing import Any, Final
 
 from loom.data.array import Array
-from loom.data.base import DataObject, DObject
+from loom.data.base import MAX_TOLD_SIZE, DataObject, DObject
 from loom.data.buffers import joined_view, total_size
 from loom.data.index import Index
-from loom.data.own import MAX_OWN_SIZE, OwnObject
+from loom.data.own import OwnObject
 from loom.errors import LoomError
 from loom.plugins.types import add_native, check_own_symbol
 from loom.tasktypes.base import RunContext, TaskError
@@ -85,7 +85,7 @@ def register_library(path: str) -> None:
     try:
         library = ctypes.CDLL(path)
     except OSError as error:
-        raise LoomError(str(error)) from None
+        raise LoomError(str(error).removeprefix(f"{path}: ")) from None
     try:
         entry = getattr(library, ENTRY)
     except AttributeError:
@@ -204,8 +204,8 @@ class _Run:
             check_own_symbol(name)
         except ValueError as error:
             raise TaskError(f"loom_own: {error}") from None
-        if length > MAX_OWN_SIZE:
-            raise TaskError(f"loom_own: {name}: the length {length} is above {MAX_OWN_SIZE}")
+        if length > MAX_TOLD_SIZE:
+            raise TaskError(f"loom_own: {name}: the length {length} is above {MAX_TOLD_SIZE}")
         given = OwnObject(name, size, length, [_memory("loom_own", data, size)], None)
         kept = store_object(self._context, given)
         if kept is given:  # small, and still the library's memory
@@ -241,7 +241,7 @@ def _memory(who: str, data: int | None, size: int) -> memoryview:
     """The library's own memory, to be copied from."""
     if not size:
         return memoryview(b"")
-    if not data or size > MAX_OWN_SIZE:
+    if not data or size > MAX_TOLD_SIZE:
         raise TaskError(f"{who}: {size} bytes at {data:#x}" if data else f"{who}: {size} bytes at NULL")
     view: memoryview = _memory_view(data, size, _PYBUF_READ)
     return view

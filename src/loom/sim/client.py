@@ -39,6 +39,7 @@ from loom.sim.plans import Reckoning, cut_chunk
 from loom.sim.tasks import UNKNOWN, SimObject, unpack
 from loom.sim.workloads import WORKLOADS
 from loom.tasktypes.plan import Reference
+from loom.tasktypes.task import is_dynamic
 
 if TYPE_CHECKING:
     from loom.sim.world import World
@@ -51,10 +52,12 @@ Wish = float | Callable[[], bool]  # what a script waits for: some time, or a co
 
 
 class SimFuture(Reference):
-    __slots__ = ("error", "inlined", "ready", "value")
+    __slots__ = ("error", "inlined", "is_dynamic", "n_parts", "ready", "value")
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, is_dynamic: bool, n_parts: int) -> None:
         self.task_id = number
+        self.is_dynamic = is_dynamic
+        self.n_parts = n_parts  # at most: what it, or a copied consumer of such, is expanded to
         self.ready = False
         self.inlined = False
         self.value: SimObject | None = None
@@ -198,6 +201,8 @@ class SimClient:
         expected = self.reckoning.expected[result.number]
         assert expected.value is not None, f"{self} got result {result.number}, which must fail: {expected.errors}"
         assert not future.error, f"{self} got result {result.number} after it had failed"
+        checkpoint = self.reckoning.checkpoints.get(result.number)
+        assert checkpoint in (None, *self.world.saved), f"{self} got result {result.number}, which is not saved"
         future.ready = True
         if result.packed is not None:
             future.inlined = True
@@ -221,7 +226,7 @@ class SimClient:
         if killed is None or session_of(killed) != self.session or number_of(killed) != failed.task:
             return False
         if failed.task >= SERVER_MADE:
-            return self.reckoning.has_redirection(failed.number)
+            return self.reckoning.has_server_made(failed.number)
         return self.reckoning.descends_from(failed.number, failed.task)
 
     def _keep(self, future: SimFuture, value: SimObject) -> None:
@@ -330,8 +335,8 @@ class SimClient:
         given = rng.sample(live, min(len(live), rng.choice((0, 1, 3))))
         tasks = rng.choice(WORKLOADS)(maker, given, self.world.chances.plan_size(rng))
         plan = self.reckoning.encode(tasks)
-        for number in plan.numbers:
-            self.futures[number] = SimFuture(number)
+        for task, number in zip(tasks, plan.numbers, strict=True):
+            self.futures[number] = SimFuture(number, is_dynamic(task), maker.n_parts(task))
         rows = rng.choice((1, 7, 2048))
         for whole in plan:
             for chunk in cut_chunk(whole, rows):

@@ -47,6 +47,10 @@ class SimExecutor:
     def running(self) -> Task | None:
         return self._claimed[0][0] if self._claimed else None
 
+    @property
+    def is_idle(self) -> bool:
+        return not (self._queue or self._claimed or self._published)
+
     def give(self, jobs: list[Job]) -> list[Job]:
         """Queue jobs; returns those for which there is no room."""
         room = self._capacity - len(self._queue) if self.alive else 0

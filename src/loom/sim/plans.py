@@ -6,8 +6,8 @@ from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 
 from loom.core.columns import column
-from loom.messages import PlanChunk
-from loom.sim.tasks import ALIAS, REDIRECT, UNKNOWN, Expected, expect, spec_of
+from loom.messages import DGET, DSLICE, PlanChunk
+from loom.sim.tasks import REDIRECT, UNKNOWN, Expected, expect, spec_of
 from loom.tasktypes.plan import EncodedPlan, Reference, Task, encode_plan
 
 
@@ -53,7 +53,8 @@ class Reckoning:
         self.plan_ends = {0}  # numbers at which a plan is whole
         self.expected: dict[int, Expected] = {}
         self._inputs: dict[int, list[int]] = {}
-        self._redirecting: set[int] = set()
+        self.checkpoints: dict[int, bytes] = {}
+        self._becoming: set[int] = set()  # those that the server makes other tasks of
 
     def encode(self, tasks: Sequence[Task]) -> EncodedPlan:
         plan = encode_plan(tasks, self.next_number, _number_of)
@@ -67,21 +68,27 @@ class Reckoning:
         symbol_of = column(chunk.symbol_of, "H")
         input_ends, inputs = column(chunk.input_ends, "I"), column(chunk.inputs, "Q")
         config_ends = column(chunk.config_ends, "I")
+        checkpoints = dict(zip(column(chunk.checkpoint_rows, "I"), chunk.checkpoint_paths, strict=True))
         for row in range(len(chunk.flags)):
             number = chunk.first + row
             own = inputs[input_ends[row - 1] if row else 0 : input_ends[row]].tolist()
             config = chunk.configs[config_ends[row - 1] if row else 0 : config_ends[row]]
             symbol = chunk.symbols[symbol_of[row]]
             self._inputs[number] = own
-            self.expected[number] = expect(symbol, config, [self.expected[i] for i in own])
-            if symbol not in (ALIAS, UNKNOWN) and spec_of(symbol, config).outcome == REDIRECT:
-                self._redirecting.add(number)
+            checkpoint = checkpoints.get(row, b"")
+            if checkpoint:
+                self.checkpoints[number] = checkpoint
+            self.expected[number] = expect(symbol, config, [self.expected[i] for i in own], checkpoint)
+            is_dynamic = symbol in (DGET, DSLICE)
+            if is_dynamic or (symbol != UNKNOWN and spec_of(symbol, config).outcome == REDIRECT):
+                self._becoming.add(number)
 
     def descends_from(self, number: int, ancestor: int) -> bool:
         return ancestor in self._ancestors(number)
 
-    def has_redirection(self, number: int) -> bool:
-        return bool(self._ancestors(number) & self._redirecting)
+    def has_server_made(self, number: int) -> bool:
+        """Whether a task that the server made may stand for it, or for something that it needs."""
+        return bool(self._ancestors(number) & self._becoming)
 
     def _ancestors(self, number: int) -> set[int]:
         """With the task itself."""

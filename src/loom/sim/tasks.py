@@ -1,17 +1,19 @@
 """What simulated tasks do. An object is a digest of the task that made it and of its inputs.
 
-So a result can be compared with a plain evaluation of the plan, however it came about.
+So a result can be compared with a plain evaluation of the plan, however it came about. Objects have few elements: with
+no more of them than a `dslice` makes slices at least, each of its slices is one element.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from hashlib import blake2b
+from itertools import product
 from typing import Final, NamedTuple
 
 from msgspec import Struct, msgpack
 
-from loom.messages import PlanChunk
+from loom.messages import ARRAY_MAKE, DGET, DSLICE, GET, SAME, SLICE, GetConfig, PlanChunk, SliceConfig
 from loom.resources import Request
 from loom.tasktypes.plan import Task, encode_redirect
 from loom.tasktypes.task import InputReference, Source
@@ -21,9 +23,18 @@ FAIL: Final = "fail"
 CRASH: Final = "crash"
 REDIRECT: Final = "redirect"
 
-ALIAS: Final = "loom/base/same"
 UNKNOWN: Final = "sim/unknown"
-PLACES: Final = {ALIAS: "inline", "sim/inline": "inline", "sim/executor": "executor", "sim/program": "program"}
+_SERVER_MADE: Final = (SAME, GET, SLICE, ARRAY_MAKE)  # types of tasks that the server puts in a plan
+PLACES: Final = {
+    **dict.fromkeys(_SERVER_MADE, "inline"),
+    "sim/inline": "inline",
+    "sim/executor": "executor",
+    "sim/program": "program",
+}
+MOST_ELEMENTS: Final = 4  # of a simulated object
+NO_ELEMENTS: Final = f"{DGET}: the input has no elements"
+BAD_PATH: Final = b"/full/"  # a checkpoint below it cannot be written
+DISK_FULL: Final = "no space left on device"
 
 _DIGEST_BYTES: Final = 16
 _SIZE_BYTES: Final = 8
@@ -32,13 +43,18 @@ _SIZE_BYTES: Final = 8
 class SimObject(NamedTuple):
     digest: bytes
     size_bytes: int
+    length: int = 0
 
     def packed(self) -> bytes:
-        return self.digest + self.size_bytes.to_bytes(_SIZE_BYTES, "little")
+        return self.digest + self.size_bytes.to_bytes(_SIZE_BYTES, "little") + bytes([self.length])
 
 
 def unpack(packed: bytes) -> SimObject:
-    return SimObject(packed[:_DIGEST_BYTES], int.from_bytes(packed[_DIGEST_BYTES:], "little"))
+    size_bytes = int.from_bytes(packed[_DIGEST_BYTES:-1], "little")
+    return SimObject(packed[:_DIGEST_BYTES], size_bytes, packed[-1])
+
+
+_items: Final[dict[bytes, tuple[SimObject, ...]]] = {}  # of every array there ever was, by its digest
 
 
 class SubTask(Struct, array_like=True):
@@ -58,6 +74,7 @@ class Spec(Struct, array_like=True):
     duration_us: int
     size_bytes: int
     plan: list[SubTask] = []
+    length: int = 0
 
 
 class Failure(NamedTuple):
@@ -69,13 +86,18 @@ def encode_spec(spec: Spec) -> bytes:
 
 
 def spec_of(symbol: str, config: bytes) -> Spec:
-    return Spec(0, OK, 1, 0) if symbol == ALIAS else msgpack.decode(config, type=Spec)
+    return Spec(0, OK, 1, 0) if symbol in _SERVER_MADE else msgpack.decode(config, type=Spec)
 
 
-def run(symbol: str, spec: Spec, inputs: Sequence[SimObject]) -> SimObject | Failure | PlanChunk:
+def run(symbol: str, config: bytes, inputs: Sequence[SimObject]) -> SimObject | Failure | PlanChunk:
     """What one run of a task comes to."""
-    if symbol == ALIAS:
+    if symbol == SAME:
         return inputs[0]
+    if symbol == ARRAY_MAKE:
+        return array_of(inputs)
+    if symbol in (GET, SLICE):
+        return part_of(inputs[0], symbol, config)
+    spec = spec_of(symbol, config)
     if spec.outcome == REDIRECT:
         return encode_redirect(_plan_of(spec))
     if spec.outcome != OK:
@@ -84,7 +106,21 @@ def run(symbol: str, spec: Spec, inputs: Sequence[SimObject]) -> SimObject | Fai
     digest.update(b"%d %d" % (spec.salt, len(inputs)))
     for given in inputs:
         digest.update(given.digest)
-    return SimObject(digest.digest(), spec.size_bytes)
+    return SimObject(digest.digest(), spec.size_bytes, spec.length)
+
+
+def array_of(items: Sequence[SimObject]) -> SimObject:
+    digest = blake2b(b"".join(item.digest for item in items), digest_size=_DIGEST_BYTES).digest()
+    _items[digest] = tuple(items)
+    return SimObject(digest, sum(item.size_bytes for item in items), len(items))
+
+
+def part_of(whole: SimObject, symbol: str, config: bytes) -> SimObject:
+    """An element or a slice; that of anything but an array has elements of its own."""
+    if whole.digest in _items and symbol == GET:
+        return _items[whole.digest][msgpack.decode(config, type=GetConfig).index]
+    digest = blake2b(whole.digest + symbol.encode() + config, digest_size=_DIGEST_BYTES).digest()
+    return SimObject(digest, whole.size_bytes // (whole.length or 1), digest[0] % 3)
 
 
 def error_of(spec: Spec) -> str:
@@ -100,18 +136,70 @@ def _plan_of(spec: Spec) -> Task:
 
 
 class Expected(NamedTuple):
-    """What a task must come to: its object, or one of several errors."""
+    """What a task must come to: its object, or one of several errors; where both are given, either.
+
+    `parts`: what a dynamic task (`dynamic`) or a copied consumer of one is expanded to.
+    """
 
     value: SimObject | None
     errors: frozenset[str]
+    parts: tuple[Expected, ...] = ()
+    dynamic: bool = False
+
+    def __bool__(self) -> bool:
+        return self.value is not None
 
 
-def expect(symbol: str, config: bytes, inputs: Sequence[Expected]) -> Expected:
+def expect(symbol: str, config: bytes, inputs: Sequence[Expected], checkpoint: bytes = b"") -> Expected:
     """The plain evaluation of one task; redirections nest no deeper than workloads make them."""
+    if symbol in (DGET, DSLICE):
+        return _expect_dynamic(symbol, [part for given in inputs for part in given.parts or (given,)])
+    if any(given.dynamic and given.parts for given in inputs):
+        unique = list(dict.fromkeys(map(id, (given for given in inputs if given.dynamic and given.parts))))
+        by_id = {id(given): given for given in inputs}
+        copies = []
+        for pieces in product(*(by_id[key].parts for key in unique)):
+            piece_of = dict(zip(unique, pieces, strict=True))
+            copies.append(expect(symbol, config, [piece_of.get(id(given), given) for given in inputs]))
+        return _array_of(copies, dynamic=False)
+    flat = [part for given in inputs for part in given.parts or (given,)]
+    expected = _expect_one(symbol, config, flat)
+    if checkpoint.startswith(BAD_PATH) and expected:
+        return expected._replace(errors=expected.errors | {DISK_FULL})  # consumers may have been quicker
+    return expected
+
+
+def _expect_dynamic(symbol: str, sources: Sequence[Expected]) -> Expected:
+    errors = frozenset[str]().union(*(given.errors for given in sources))
+    values = [given.value for given in sources if given.value is not None]
+    if len(values) < len(sources):
+        return Expected(None, errors)
+    pieces = [part_of(value, *_piece(symbol, index)) for value in values for index in range(value.length)]
+    if not pieces and symbol == DGET:
+        return Expected(None, errors | {NO_ELEMENTS})
+    if not pieces:
+        pieces = [part_of(values[0], SLICE, msgpack.encode(SliceConfig(0, 0)))]
+    return _array_of([Expected(piece, errors) for piece in pieces], dynamic=True)
+
+
+def _piece(symbol: str, index: int) -> tuple[str, bytes]:
+    if symbol == DGET:
+        return GET, msgpack.encode(GetConfig(index))
+    return SLICE, msgpack.encode(SliceConfig(index, index + 1))
+
+
+def _array_of(parts: Sequence[Expected], dynamic: bool) -> Expected:
+    errors = frozenset[str]().union(*(part.errors for part in parts))
+    values = [part.value for part in parts if part.value is not None]
+    value = array_of(values) if len(values) == len(parts) else None
+    return Expected(value, errors, tuple(parts), dynamic)
+
+
+def _expect_one(symbol: str, config: bytes, inputs: Sequence[Expected]) -> Expected:
     errors = frozenset[str]().union(*(given.errors for given in inputs))
     if symbol == UNKNOWN:  # that may be found out before its inputs are there
         return Expected(None, errors | {UNKNOWN})
-    if errors:
+    if not all(inputs):
         return Expected(None, errors)
     spec = spec_of(symbol, config)
     if spec.outcome == REDIRECT:
@@ -119,10 +207,10 @@ def expect(symbol: str, config: bytes, inputs: Sequence[Expected]) -> Expected:
         for sub in spec.plan:
             own = [inputs[-1 - i] if i < 0 else made[i] for i in sub.inputs]
             made.append(expect(sub.symbol, sub.config, own))
-        return made[-1]
+        return made[-1]._replace(errors=made[-1].errors | errors)
     values = [given.value for given in inputs]
-    outcome = run(symbol, spec, [value for value in values if value is not None])
+    outcome = run(symbol, config, [value for value in values if value is not None])
     if isinstance(outcome, Failure):
-        return Expected(None, frozenset({outcome.error}))
+        return Expected(None, errors | {outcome.error})
     assert isinstance(outcome, SimObject)
-    return Expected(outcome, frozenset())
+    return Expected(outcome, errors)

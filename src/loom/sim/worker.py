@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 from loom.core.check import check_worker
 from loom.core.worker import WorkerCore
 from loom.core.worker_events import (
+    CheckpointDone,
     Done,
     Drop,
     ExecutorLost,
@@ -24,6 +25,7 @@ from loom.core.worker_events import (
     Redirected,
     Relay,
     RunInline,
+    SaveObject,
     ServerLost,
     Spoilt,
     Stop,
@@ -33,17 +35,18 @@ from loom.core.worker_events import (
     WorkerEffect,
     WorkerEvent,
 )
-from loom.core.worker_queues import KillExecutor, ReadBack, Run, RunOnExecutor, RunProgram, Task
+from loom.core.worker_queues import KillExecutor, ReadBack, RestartExecutor, Run, RunOnExecutor, RunProgram, Task
 from loom.limits import INLINE_RESULT_BYTES
 from loom.messages import RESULT, Message, PeerAddress, PlanChunk, RegisterWorker, RelayPiece
 from loom.sim.clock import Timer
 from loom.sim.executors import Job, Lost, SimExecutor
 from loom.sim.network import End
-from loom.sim.tasks import PLACES, Failure, SimObject, run, spec_of
+from loom.sim.tasks import BAD_PATH, DISK_FULL, PLACES, Failure, SimObject, run, spec_of
 
 if TYPE_CHECKING:
     from loom.sim.world import World
 
+_SYMBOLS: Final = sorted(PLACES)
 _MOST_STEPS: Final = 1000  # in one turn
 
 
@@ -54,7 +57,7 @@ class SimWorker:
         self.world = world
         self.number = number
         self.cpus = cpus
-        self.core = WorkerCore(cpus, PLACES)
+        self.core = WorkerCore(cpus, PLACES, dict(world.extras))
         self.store: dict[int, SimObject] = {}
         self.end: End | None = None
         self.alive = True
@@ -76,7 +79,8 @@ class SimWorker:
     def connect(self) -> None:
         if self.alive:
             self.end = self.world.connect("worker", self)
-            self.end.send([RegisterWorker(f"w{self.number}", self.cpus, [], "host", self.number, "", sorted(PLACES))])
+            extras = list(self.world.extras)
+            self.end.send([RegisterWorker(f"w{self.number}", self.cpus, extras, "host", self.number, "", _SYMBOLS)])
 
     def on_messages(self, end: End, messages: list[Message]) -> None:
         self.post(FromServer(messages))
@@ -179,6 +183,12 @@ class SimWorker:
                 if timer is not None:
                     timer.cancel()
                 self.post(Failed(effect.task, effect.attempt, "cancelled"))
+            case SaveObject():
+                assert effect.object in self.store, f"{self} is to save {effect.object:#x}, which it does not have"
+                self.world.clock.after(self.world.rng.random() * 0.2, partial(self._save, effect))
+            case RestartExecutor():
+                executor = self.executors[effect.executor]
+                assert executor.is_idle, f"{self} starts executor {effect.executor} again while it has something to do"
             case Relay():
                 self._relay(effect.object)
             case Stop():
@@ -212,7 +222,7 @@ class SimWorker:
             return Failed(task.id, task.attempt, "cancelled")
         symbol = task.kind.symbol
         spec = spec_of(symbol, task.config)
-        outcome = run(symbol, spec, inputs)
+        outcome = run(symbol, task.config, inputs)
         if isinstance(outcome, Failure):
             return Failed(task.id, task.attempt, outcome.error)
         if isinstance(outcome, PlanChunk):
@@ -220,7 +230,7 @@ class SimWorker:
         self.store[task.id] = outcome
         inline = task.flags & RESULT and outcome.size_bytes <= INLINE_RESULT_BYTES
         packed = outcome.packed() if inline else None
-        return TasksDone([Done(task.id, task.attempt, outcome.size_bytes, 0, spec.duration_us, packed)])
+        return TasksDone([Done(task.id, task.attempt, outcome.size_bytes, outcome.length, spec.duration_us, packed)])
 
     def _start_program(self, task: Task) -> None:
         inputs = self._inputs(task)
@@ -269,6 +279,14 @@ class SimWorker:
                 self.post(Fetched(object_id, found.size_bytes))
 
         return on_object
+
+    def _save(self, effect: SaveObject) -> None:
+        if not self.alive:
+            return
+        is_full = effect.path.startswith(BAD_PATH)
+        if not is_full:
+            self.world.saved.add(effect.path)
+        self.post(CheckpointDone(effect.object, DISK_FULL if is_full else ""))
 
     def _relay(self, object_id: int) -> None:
         """Send an object in a few pieces, with pauses."""

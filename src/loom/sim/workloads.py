@@ -3,33 +3,73 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import prod
 from random import Random
 from typing import Final
 
-from loom.resources import Request
-from loom.sim.tasks import CRASH, FAIL, OK, REDIRECT, UNKNOWN, Spec, SubTask, encode_spec
-from loom.tasktypes.plan import Reference, Task
+from loom import tasks
+from loom.resources import GPU_PARTS, GPUS, Request
+from loom.sim.tasks import BAD_PATH, CRASH, FAIL, MOST_ELEMENTS, OK, REDIRECT, UNKNOWN, Spec, SubTask, encode_spec
+from loom.tasktypes.task import Reference, Task, is_dynamic
 
 _SIZES: Final = (0, 10, 100, 3_000, 20_000, 300_000, 2_000_000)
 _MAX_NESTING: Final = 3
+_MOST_PARTS: Final = 40  # of one task: expansions multiply
 
 
 class Maker:
-    """Makes tasks by chance. `max_cpus` is the widest request; shares are chances of one task."""
+    """Makes tasks by chance. `max_cpus` is the widest request, `extras` the largest; shares are chances of one task."""
 
-    def __init__(self, rng: Random, max_cpus: int, fail_share: float, redirect_share: float) -> None:
+    def __init__(
+        self, rng: Random, max_cpus: int, extras: Sequence[tuple[str, int]], fail_share: float, redirect_share: float
+    ) -> None:
         self.rng = rng
         self._max_cpus = max_cpus
         self._fail_share = fail_share
         self._redirect_share = redirect_share
         self._salt = 0
         self._usual_us = rng.choice((20, 200, 5_000, 100_000))
+        self._dynamic_share = rng.choice((0.0, 0.0, 0.05, 0.15))
+        self._checkpoint_share = rng.choice((0.0, 0.0, 0.2))
+        self._checkpoint_dir = b"/saved/" if fail_share == 0.0 or rng.random() < 0.5 else BAD_PATH
+        self._extras = extras
+        self._n_parts: dict[Task, int] = {}
         self._place = rng.choice(("sim/inline", "sim/executor", "sim/program", ""))
 
     def task(self, inputs: Sequence[Task | Reference] = ()) -> Task:
+        rng = self.rng
+        if inputs and self._dynamic_share and rng.random() < self._dynamic_share:
+            source = rng.choice(inputs)
+            n_parts = MOST_ELEMENTS * self.n_parts(source)
+            if n_parts <= _MOST_PARTS:
+                task = rng.choice((tasks.dget, tasks.dslice) if n_parts == MOST_ELEMENTS else (tasks.dget,))(source)
+                self._n_parts[task] = n_parts
+                return task
+        n_copies = prod(self.n_parts(source) for source in dict.fromkeys(inputs) if is_dynamic(source))
+        if n_copies > _MOST_PARTS:
+            inputs = [source for source in inputs if not is_dynamic(source)]
+            n_copies = 1
         symbol, cpus, config = self._what(len(inputs), 0)
-        label = self.rng.choice(("", "a", "b:1", "b:2"))
-        return Task(symbol, tuple(inputs), config, Request(cpus) if cpus else None, label)
+        label = rng.choice(("", "a", "b:1", "b:2"))
+        task = Task(symbol, tuple(inputs), config, self._request(cpus), label)
+        if n_copies > 1 or any(is_dynamic(source) for source in inputs):
+            self._n_parts[task] = n_copies
+        elif self._checkpoint_share and rng.random() < self._checkpoint_share:
+            task.checkpoint_path = (self._checkpoint_dir + b"%d" % self._salt).decode()
+        return task
+
+    def n_parts(self, source: Task | Reference) -> int:
+        """What it is expanded to, at most; 1 where it is not."""
+        if isinstance(source, Task):
+            return self._n_parts.get(source, 1)
+        return int(getattr(source, "n_parts", 1))
+
+    def _request(self, cpus: int) -> Request | None:
+        if not cpus:
+            return None
+        extras = [(name, self.rng.randint(1, amount)) for name, amount in self._extras if self.rng.random() < 0.3]
+        parts = [(n, a if n != GPUS or a < GPU_PARTS else a // GPU_PARTS * GPU_PARTS) for n, a in extras]
+        return Request(cpus, tuple(parts))
 
     def _what(self, n_inputs: int, nesting: int) -> tuple[str, int, bytes]:
         rng = self.rng
@@ -48,7 +88,7 @@ class Maker:
         duration_us = int(self._usual_us * rng.lognormvariate(0, 1)) if symbol != "sim/inline" else rng.randint(1, 30)
         if rng.random() < 0.03 and symbol != "sim/inline":
             duration_us *= 30
-        spec = Spec(self._salt, outcome, duration_us, rng.choice(_SIZES))
+        spec = Spec(self._salt, outcome, duration_us, rng.choice(_SIZES), length=rng.randint(0, MOST_ELEMENTS))
         if outcome == REDIRECT:
             spec.plan = self._subplan(n_inputs, nesting + 1)
         cpus = 0 if symbol == "sim/inline" else rng.choice((0, 1, 1, 1, 1, rng.randint(1, self._max_cpus)))

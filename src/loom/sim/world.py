@@ -8,6 +8,7 @@ from random import Random
 from typing import Final
 
 from loom.messages import PeerAddress
+from loom.resources import GPU_PARTS
 from loom.sim.client import SimClient
 from loom.sim.clock import Clock
 from loom.sim.faults import Faults
@@ -51,7 +52,9 @@ class World:
             slow_loop=rng.random() < 0.5,
             fetch_fails=rng.choice((0.0, 0.0, 0.2)) if faulty else 0.0,
         )
-        self.maker = Maker(rng, self.max_cpus, rng.choice((0.0, 0.0, 0.05)), rng.choice((0.0, 0.1, 0.3)))
+        self.extras = rng.choice(((), (("gpus", 2 * GPU_PARTS), ("mem", 100))))
+        self.saved: set[bytes] = set()  # checkpoints that are in place
+        self.maker = Maker(rng, self.max_cpus, self.extras, rng.choice((0.0, 0.0, 0.05)), rng.choice((0.0, 0.1, 0.3)))
         self._speeds = Speeds(
             latency_s=rng.choice((0.0001, 0.001, 0.05)),
             jitter_s=rng.choice((0.0, 0.0001, 0.1)),

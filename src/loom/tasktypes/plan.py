@@ -80,8 +80,9 @@ def encode_redirect(task: Task) -> PlanChunk:
 
 def checkpointed(tasks: Sequence[Task], number_of: Callable[[Reference], int]) -> list[Task]:
     """The tasks with a checkpoint among those submitted and all they need. InvalidPlan as in `encode_plan`."""
-    walk = Walk(tasks, 0, number_of)
-    _Columns(walk)
+    with _collector_paused():
+        walk = Walk(tasks, SERVER_MADE, number_of)  # above the numbers of all futures
+        _Columns(walk)
     return [task for task in walk.tasks if task.checkpoint_path is not None]
 
 

@@ -69,7 +69,7 @@ class Wrapper(Source):
 
         LoomError where the type of an own data object is not known here, or fails.
         """
-        if not isinstance(self.data_object, PyObj | OwnObject):
+        if not isinstance(self.data_object, (PyObj, OwnObject)):
             raise TypeError(f"only Python objects can be unwrapped, this is {self.data_object.symbol}")
         return self.data_object.load()
 
@@ -109,10 +109,11 @@ def wrap(
     data_object: DataObject, position: int | None = None, whole: Wrapper | None = None, element: int = 0
 ) -> Wrapper:
     """The wrapper that suits the object."""
-    is_sequence = isinstance(data_object, Array | Index) or (
-        isinstance(data_object, OwnObject) and data_object.has_elements()
+    is_sequence = isinstance(data_object, (Array, Index)) or (
+        type(data_object) is OwnObject and data_object.has_elements()
     )
-    return (SequenceWrapper if is_sequence else Wrapper)(data_object, position, whole, element)
+    kind = SequenceWrapper if is_sequence else Wrapper
+    return kind(data_object, position, whole, element)
 
 
 def element_of(value: Array | Index | OwnObject, i: int) -> DataObject:

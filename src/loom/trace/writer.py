@@ -7,12 +7,11 @@ import os
 import re
 import struct
 import time
-from array import array
 from typing import Final
 
 from msgspec.msgpack import Encoder
 
-from loom.trace.records import SUFFIX, VERSION, AnyRecord, Opened, TasksRan
+from loom.trace.records import SUFFIX, VERSION, AnyRecord, Opened
 
 _log = logging.getLogger(__name__)
 
@@ -37,7 +36,6 @@ class TraceWriter:
         self.broken = False
         self._fd = -1
         self._buffer = bytearray()
-        self._new_columns()
         try:
             os.makedirs(directory, exist_ok=True)
             self._open(_UNSAFE.sub("-", name)[:_MAX_NAME_CHARS])
@@ -58,14 +56,6 @@ class TraceWriter:
             else:
                 self.path = path
 
-    def _new_columns(self) -> None:
-        self._tasks = array("Q")
-        self._kinds = array("I")
-        self._lanes = array("H")
-        self._begun_us = array("Q")
-        self._durations_us = array("Q")
-        self._sizes_bytes = array("Q")
-
     def add(self, record: AnyRecord) -> None:
         """Put a record behind those of before."""
         buffer = self._buffer
@@ -76,29 +66,8 @@ class TraceWriter:
         if len(buffer) > _FULL_BYTES:
             self._write()
 
-    def add_ran(self, task: int, kind: int, lane: int, begun_us: int, duration_us: int, size_bytes: int) -> None:
-        """A task that ended well: all that were added between two calls of `flush` become one TasksRan. 0.2 us."""
-        self._tasks.append(task)
-        self._kinds.append(kind)
-        self._lanes.append(lane)
-        self._begun_us.append(begun_us)
-        self._durations_us.append(duration_us)
-        self._sizes_bytes.append(size_bytes)
-
     def flush(self) -> None:
         """Write out what was added; nothing where nothing was."""
-        if self._tasks:
-            self.add(
-                TasksRan(
-                    self._tasks.tobytes(),
-                    self._kinds.tobytes(),
-                    self._lanes.tobytes(),
-                    self._begun_us.tobytes(),
-                    self._durations_us.tobytes(),
-                    self._sizes_bytes.tobytes(),
-                )
-            )
-            self._new_columns()
         if self._buffer:
             self._write()
 

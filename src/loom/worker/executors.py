@@ -86,6 +86,7 @@ class ExecutorPool:
     def restart(self, index: int, threads: int, gpus: tuple[int, ...]) -> None:
         """Give an executor that has nothing to do a process with another environment."""
         assert not self._given[index]
+        self._hardware.leave_home()  # which the process would be kept to as well
         self._known[index].clear()
         self._pinned[index] = ()
         try:
@@ -104,6 +105,7 @@ class ExecutorPool:
 
     def send(self, index: int, tasks: Sequence[Task]) -> None:
         """Queue tasks; those there is no room for come back as NotSent."""
+        self._hardware.leave_home()
         cores = tasks[0].cores  # what is queued behind it has the same, or is light
         if cores and cores != self._pinned[index]:
             self._pin(index, cores)
@@ -226,15 +228,19 @@ class ExecutorPool:
     # -- Results ------------------------------------------------------------------------------------------------------
 
     def _on_results(self, index: int, results: list[ExecutorResult | ExecutorLog]) -> None:
+        ended: ExecutorResult | None = None
         for result in results:
             if isinstance(result, ExecutorLog):
                 _log.log(result.level, "task %d: %s", result.number, result.text)
                 continue
             task = self._given[index].pop(result.serial, None)
             if task is not None:
+                if self._trace.on and ended is not None and isinstance(result, RedirectResult):
+                    self._trace.executor_free(index, _end_us(ended))
                 self._on_result(index, task, result)
-            if self._trace.on and not isinstance(result, RedirectResult | InputsMissing):
-                self._trace.executor_free(index, result.begun_us + result.duration_us)
+            ended = result
+        if self._trace.on and ended is not None:
+            self._trace.executor_free(index, _end_us(ended))
         self._idle_deaths[index] = 0
 
     def _on_result(self, index: int, task: Task, result: ExecutorResult) -> None:
@@ -322,6 +328,7 @@ class ExecutorPool:
     def _restart(self, index: int) -> None:
         if self._stopped:
             return
+        self._hardware.leave_home()
         try:
             self._processes[index].start()
         except OSError as error:  # no more processes or descriptors now
@@ -329,6 +336,11 @@ class ExecutorPool:
             self._loop.call_later(_RESTART_S, self._restart, index)
             return
         self._post(ExecutorReady(index))
+
+
+def _end_us(result: ExecutorResult) -> int:
+    """When its task ended, or was found to have."""
+    return now_us() if isinstance(result, RedirectResult | InputsMissing) else result.begun_us + result.duration_us
 
 
 def _messages(tasks: Sequence[Task]) -> list[list[Task]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Final
 
@@ -36,6 +36,8 @@ class Hardware:
         self.gpus = tuple(gpus)
         self.extras = {name: amount for name, amount in sorted(extras.items()) if amount}
         self._claims = claims
+        self._allowed = os.sched_getaffinity(0)  # of the worker's own thread
+        self._at_home = False
         self._core_ids: dict[tuple[int, ...], tuple[int, ...]] = {}
         self._variables: dict[tuple[int, tuple[int, ...]], Variables] = {}
 
@@ -50,6 +52,24 @@ class Hardware:
         if ids is None:
             ids = self._core_ids[slots] = tuple(self.cores[slot] for slot in slots)
         return ids
+
+    def stay_at_home(self) -> bool:
+        """Whether this thread keeps to the worker's cores from now on, so that programs have them from their start.
+
+        A worker of one core runs one program after the other and waits for each. On the program's own core it loses
+        nothing, and /bin/true went 1.2 to 1.4 times as often as without pinning; pinned one by one it went 5 to 8 %
+        less often. With more cores that does not pay: the worker has work while programs run.
+        """
+        if len(self.cores) != 1:
+            return False
+        if not self._at_home:
+            self._at_home = _keep_to(self.cores)
+        return self._at_home
+
+    def leave_home(self) -> None:
+        """Run anywhere again: beside a function on its core the worker would be in its way."""
+        if self._at_home:
+            self._at_home = not _keep_to(self._allowed)
 
     def variables(self, threads: int, gpus: tuple[int, ...]) -> Variables:
         """What the process of a task gets beyond the worker's own environment; `threads` 0: the number is its own."""
@@ -83,6 +103,15 @@ def find_hardware(
     cores = _choose_cores(n_cpus, allowed, claims, pin)
     extras = {**(named or {}), MEM: memory, GPUS: len(devices) * GPU_PARTS}
     return Hardware(n_cpus, cores, devices, extras, claims)
+
+
+def _keep_to(cores: Collection[int]) -> bool:
+    try:
+        os.sched_setaffinity(0, cores)
+    except OSError as error:  # the core was taken away
+        _log.debug("the worker cannot keep to cores %s: %s", cores, error)
+        return False
+    return True
 
 
 def _choose_cores(cpus: int, allowed: Sequence[int], claims: Claims, pin: bool) -> tuple[int, ...]:

@@ -336,6 +336,10 @@ class WorkerShell:
             self._trace.program_began(task)
         variables = self._hardware.variables(task.cpus, task.gpus)
         cores = self._hardware.core_ids(task.cores)
+        if not cores:
+            self._hardware.leave_home()
+        elif self._hardware.stay_at_home():
+            cores = ()  # the program has them from us
         self._programs.start(task.id, task.config, inputs, done, variables, cores)
 
     def _on_program_done(self, task: Task, value: DataObject | None, error: str, duration_us: int) -> None:

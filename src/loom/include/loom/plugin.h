@@ -69,7 +69,7 @@ typedef struct loom_functions {
 /* A running task. */
 struct loom_task {
     const loom_functions *functions;
-    const unsigned char *config; /* the task's configuration, never NULL */
+    const unsigned char *config; /* the task's configuration; never NULL, and a NUL follows it */
     uint64_t config_size;
     const loom_object *inputs;
     uint64_t n_inputs;
@@ -94,7 +94,7 @@ typedef struct loom_plugin {
  * it returns has to stay. */
 typedef const loom_plugin *(*loom_entry_function)(void);
 
-/* The task fails with this text. Returns NULL, to be returned by the run function. */
+/* The task fails with this text, whatever its run function returns. Returns NULL, to be returned by it. */
 static inline const loom_object *loom_fail(loom_task *task, const char *text)
 {
     return task->functions->fail(task, text);

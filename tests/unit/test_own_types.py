@@ -12,9 +12,9 @@ import pytest
 import loom.plugins
 from loom import tasks
 from loom.data.array import Array
-from loom.data.base import DataObject
+from loom.data.base import MAX_TOLD_SIZE, DataObject
 from loom.data.buffers import join
-from loom.data.own import MAX_OWN_SIZE, OwnObject, pack_own
+from loom.data.own import OwnObject, pack_own
 from loom.data.pack import describe, from_packed, rebuild, to_packed, value_of
 from loom.data.plain import Plain
 from loom.errors import LoomError
@@ -153,6 +153,11 @@ def test_a_header_that_does_not_fit() -> None:
         OwnObject("unit/words", 0, 0, [b"abc"], [1, 1])
 
 
+def test_sizes_that_add_up_to_too_much() -> None:
+    huge = OwnObject("other/type", MAX_TOLD_SIZE, 0, [], None)
+    assert Array([Array([huge] * 9)] * 9).size() == MAX_TOLD_SIZE
+
+
 def test_a_type_that_is_not_known_here() -> None:
     own = OwnObject("other/type", 10, 2, [b"abc"], None)
     assert value("loom/base/size", [own]) == (10).to_bytes(8, "little")
@@ -256,7 +261,7 @@ def fail(*_: object) -> Any:
     ("method", "code", "said"),
     [
         ("size", lambda self: -1, "size() returned -1"),
-        ("size", lambda self: MAX_OWN_SIZE + 1, "size() returned 281474976710657"),
+        ("size", lambda self: MAX_TOLD_SIZE + 1, "size() returned 281474976710657"),
         ("size", lambda self: 1 << 100_000, "size() returned a number of 100001 bits"),
         ("size", lambda self: 1.5, "size() has to return an int, not an object of type float"),
         ("size", nothing, "size() has to return an int, not None"),
@@ -378,7 +383,7 @@ def test_failures(error: BaseException, said: str) -> None:
         run(symbol)
     assert said in str(caught.value)
     assert ("in failing" in str(caught.value)) is not isinstance(error, TaskError)
-    assert "types.py" not in str(caught.value)
+    assert "plugins/types.py" not in str(caught.value)
 
 
 def test_a_result_that_is_none() -> None:
@@ -421,7 +426,7 @@ def test_a_symbol_twice_names_both() -> None:
 
     for decorate in (task_type, data_type):
         with pytest.raises(
-            LoomError, match=rf"{symbol} is defined twice: by .*first.*test_plugins.py:\d+.* and by Other \(.*"
+            LoomError, match=rf"{symbol} is defined twice: by .*first.*test_own_types.py:\d+.* and by Other \(.*"
         ):
             decorate(symbol)(Other)
     assert value(symbol) == b"first"
