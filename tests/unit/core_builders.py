@@ -40,12 +40,18 @@ class Row(NamedTuple):
     label: str = ""
     symbol: str = "t/work"
     config: bytes = b"c"
+    extras: tuple[tuple[str, int], ...] = ()
+    checkpoint: bytes = b""
 
 
 def chunk_of(
-    rows: Sequence[Row], first: int = 0, plan_first: int | None = None, more: Mapping[int, int] | None = None
+    rows: Sequence[Row],
+    first: int = 0,
+    plan_first: int | None = None,
+    more: Mapping[int, int] | None = None,
+    whole: bool = True,
 ) -> PlanChunk:
-    """A chunk of a plan. `more`: consumers in later chunks, by number."""
+    """A chunk of a plan. `more`: consumers in later chunks, by number. `whole`: no chunk of the plan follows."""
     plan_first = first if plan_first is None else plan_first
     consumers = [(more or {}).get(first + i, 0) for i in range(len(rows))]
     levels = [0] * len(rows)
@@ -56,7 +62,8 @@ def chunk_of(
                 levels[number - first] = max(levels[number - first], levels[row] + 1)
     symbols = list(dict.fromkeys(r.symbol for r in rows))
     labels = list(dict.fromkeys(r.label for r in rows))
-    requests = list(dict.fromkeys(Request(r.cpus) for r in rows))
+    requests = list(dict.fromkeys(Request(r.cpus, r.extras) for r in rows))
+    saved = [row for row, r in enumerate(rows) if r.checkpoint]
     return PlanChunk(
         plan_first,
         first,
@@ -65,7 +72,7 @@ def chunk_of(
         requests,
         array("H", [symbols.index(r.symbol) for r in rows]).tobytes(),
         array("H", [labels.index(r.label) for r in rows]).tobytes(),
-        array("H", [requests.index(Request(r.cpus)) for r in rows]).tobytes(),
+        array("H", [requests.index(Request(r.cpus, r.extras)) for r in rows]).tobytes(),
         bytes(RESULT if r.result else 0 for r in rows),
         array("I", levels).tobytes(),
         array("I", consumers).tobytes(),
@@ -73,9 +80,9 @@ def chunk_of(
         array("Q", [i for r in rows for i in r.inputs]).tobytes(),
         array("I", accumulate(len(r.config) for r in rows)).tobytes(),
         b"".join(r.config for r in rows),
-        b"",
-        [],
-        False,
+        array("I", saved).tobytes(),
+        [rows[row].checkpoint for row in saved],
+        whole is False,
     )
 
 
@@ -141,22 +148,26 @@ class Bench:
         self._seqs[link] = 0
         return self.step(LinkUp(link, "client"), Received(link, [OpenSession(b"token", credit_bytes)]))
 
-    def worker(self, link: int, cpus: int = 1) -> Said:
-        register = RegisterWorker(f"w{link}", cpus, [], "host", link, "", ["t/work"])
+    def worker(
+        self, link: int, cpus: int = 1, extras: Sequence[tuple[str, int]] = (), symbols: Sequence[str] = ("t/work",)
+    ) -> Said:
+        register = RegisterWorker(f"w{link}", cpus, list(extras), "host", link, "", list(symbols))
         return self.step(LinkUp(link, "worker"), Received(link, [register]))
 
     def seq(self, link: int) -> int:
         self._seqs[link] += 1
         return self._seqs[link]
 
-    def submit(self, link: int, rows: Sequence[Row], first: int = 0, **kwargs: Mapping[int, int]) -> Said:
+    def submit(self, link: int, rows: Sequence[Row], first: int = 0, **kwargs: object) -> Said:
         return self.say(link, SubmitChunk(self.seq(link), chunk_of(rows, first, **kwargs)))  # type: ignore[arg-type]
 
     def release(self, link: int, *given_up: int) -> Said:
         return self.say(link, Release(self.seq(link), numbers(*given_up), 0))
 
-    def finish(self, link: int, *tasks: RunTask, packed: bytes | None = None, size_bytes: int = 10) -> Said:
-        return self.say(link, finished(*tasks, packed=packed, size_bytes=size_bytes))
+    def finish(
+        self, link: int, *tasks: RunTask, packed: bytes | None = None, size_bytes: int = 10, length: int = 0
+    ) -> Said:
+        return self.say(link, finished(*tasks, packed=packed, size_bytes=size_bytes, length=length))
 
     def node(self, number: int, session: int = 1) -> Node:
         node = self.core.graph.sessions[session].find(number)
@@ -167,8 +178,8 @@ class Bench:
         return self.core.graph.sessions[session].find(number) is not None
 
 
-def finished(*tasks: RunTask, packed: bytes | None = None, size_bytes: int = 10) -> TasksFinished:
-    return TasksFinished([FinishedTask(t.task, t.attempt, size_bytes, 0, 5, packed) for t in tasks])
+def finished(*tasks: RunTask, packed: bytes | None = None, size_bytes: int = 10, length: int = 0) -> TasksFinished:
+    return TasksFinished([FinishedTask(t.task, t.attempt, size_bytes, length, 5, packed) for t in tasks])
 
 
 def ids(*task_numbers: int, session: int = 1) -> list[int]:

@@ -20,6 +20,7 @@ from loom.core.worker_events import (
     Fetched,
     FetchFailed,
     FromServer,
+    NotInline,
     NotSent,
     ReadBackDone,
     Redirected,
@@ -205,6 +206,9 @@ class SimWorker:
         """Results are stored now, and told after the time it took."""
         total_us = 0
         for task in tasks:
+            if self.world.rng.random() < self.world.chances.not_inline:
+                self.post(NotInline(task.id, task.attempt))
+                continue
             total_us += spec_of(task.kind.symbol, task.config).duration_us
             event = self._outcome(task, self._inputs(task))
             if self.world.chances.slow_loop:

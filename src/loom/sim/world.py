@@ -31,6 +31,7 @@ class Chances:
     split_frames: bool
     slow_loop: bool
     fetch_fails: float
+    not_inline: float
 
     def plan_size(self, rng: Random) -> int:
         return rng.randint(1, rng.choice((5, 20, self.largest_plan)))
@@ -51,6 +52,7 @@ class World:
             split_frames=rng.random() < 0.4,
             slow_loop=rng.random() < 0.5,
             fetch_fails=rng.choice((0.0, 0.0, 0.2)) if faulty else 0.0,
+            not_inline=rng.choice((0.0, 0.0, 0.1)),
         )
         self.extras = rng.choice(((), (("gpus", 2 * GPU_PARTS), ("mem", 100))))
         self.saved: set[bytes] = set()  # checkpoints that are in place

@@ -1,0 +1,233 @@
+"""Requests beyond cores: which worker may get a task, and which gpus it has there."""
+
+from __future__ import annotations
+
+import pytest
+from core_builders import Bench, Row
+
+from loom.core.check import check_worker
+from loom.core.worker import WorkerCore
+from loom.core.worker_amounts import Amounts
+from loom.core.worker_events import Done, FromServer, NotInline, RunInline, TasksDone, WorkerEffect, WorkerEvent
+from loom.core.worker_queues import RestartExecutor, RunOnExecutor, RunProgram, Task
+from loom.errors import LoomError
+from loom.messages import ResultsFailed, RunTask, RunTasks, TaskKind
+from loom.resources import GPU_PARTS, Request, cpus, parse_size, resources
+
+CLIENT = 1
+W1, W2 = 11, 12
+GPU = ("gpus", GPU_PARTS)
+
+
+@pytest.fixture
+def bench() -> Bench:
+    bench = Bench()
+    bench.client(CLIENT)
+    return bench
+
+
+# -- What users write -------------------------------------------------------------------------------------------------
+
+
+def test_requests() -> None:
+    assert resources() == cpus(1)
+    assert resources(cpus=2, mem="4GiB", gpus=1, fpga=3) == Request(
+        2, (("fpga", 3), ("gpus", GPU_PARTS), ("mem", 4 << 30))
+    )
+    assert resources(gpus=0.25).extras == (("gpus", GPU_PARTS // 4),)
+    assert resources(mem=0, gpus=0, fpga=0) == cpus(1)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("17", 17), ("1k", 1000), ("1 KiB", 1024), ("1.5GB", 1_500_000_000), (".5 mib", 1 << 19), ("2T", 2 * 10**12)],
+)
+def test_sizes(text: str, size: int) -> None:
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize("size", ["", "4 GiBs", "-1", "1e9", "i", "4 i", "much", -1, True, 1.5, 1 << 61])
+def test_what_is_no_size(size: object) -> None:
+    with pytest.raises(LoomError):
+        parse_size(size)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "request_of",
+    [
+        lambda: resources(cpus=0),
+        lambda: resources(gpus=1.5),
+        lambda: resources(gpus=-1),
+        lambda: resources(gpus=float("nan")),
+        lambda: resources(gpus=0.00001),
+        lambda: resources(gpus="many"),  # type: ignore[arg-type]
+        lambda: resources(fpga=-1),
+        lambda: resources(fpga=0.5),  # type: ignore[arg-type]
+        lambda: resources(**{"a=b": 1}),
+    ],
+)
+def test_what_cannot_be_asked_for(request_of: object) -> None:
+    with pytest.raises(LoomError):
+        request_of()  # type: ignore[operator]
+
+
+# -- The server -------------------------------------------------------------------------------------------------------
+
+
+def test_a_task_goes_where_there_is_what_it_asks_for_and_nothing_else_waits(bench: Bench) -> None:
+    bench.worker(W1, cpus=2)
+    said = bench.submit(CLIENT, [Row(extras=(GPU,), result=True), Row(result=True)])
+    assert said.numbers(W1) == [1]
+    assert bench.worker(W2, extras=[GPU]).numbers(W2) == [0]
+
+
+def test_no_more_is_sent_than_there_is_while_durations_are_unknown(bench: Bench) -> None:
+    bench.worker(W1, cpus=8, extras=[("mem", 100)])
+    said = bench.submit(CLIENT, [Row(extras=(("mem", 40),), result=True)] * 5)
+    assert said.numbers(W1) == [0, 1]
+    assert bench.finish(W1, said.tasks(W1)[0]).numbers(W1)[0] == 2
+
+
+def test_a_request_that_nobody_can_make_costs_its_session(bench: Bench) -> None:
+    for extras in ((("b", 1), ("a", 1)), (("a", 0),), (("a", -1),), (("a", 1), ("a", 2))):
+        bench.client(CLIENT + 1)
+        assert CLIENT + 1 in bench.submit(CLIENT + 1, [Row(extras=extras)]).closed
+    bench.client(CLIENT + 1)
+    assert CLIENT + 1 in bench.submit(CLIENT + 1, [Row(cpus=0, extras=(GPU,))]).closed
+
+
+def test_own_types_go_to_workers_that_have_them(bench: Bench) -> None:
+    bench.worker(W1, cpus=4)
+    bench.worker(W2, symbols=["my/count"])
+    said = bench.submit(CLIENT, [Row(symbol="my/count", result=True)] * 3 + [Row(result=True)])
+    assert said.numbers(W2) == [0]
+    assert said.numbers(W1) == [3]
+
+
+def test_an_unknown_type_fails_at_once_unless_there_are_no_workers(bench: Bench) -> None:
+    said = bench.submit(CLIENT, [Row(symbol="my/count", result=True), Row([0], result=True)])
+    assert not said.all(CLIENT, ResultsFailed)
+    failed = bench.worker(W1).one(CLIENT, ResultsFailed).results
+    assert [f.number for f in failed] == [0, 1]
+    assert "'my/count'" in failed[0].error
+    assert "--load" in failed[0].error
+
+
+# -- Amounts ----------------------------------------------------------------------------------------------------------
+
+
+def test_part_of_a_gpu_is_part_of_one_gpu() -> None:
+    amounts = Amounts({"gpus": 2 * GPU_PARTS})
+    third = ("gpus", GPU_PARTS // 3)
+    assert [amounts.take([third]) for _ in range(4)] == [(0,), (0,), (0,), (1,)]  # full ones first
+    assert not amounts.has([GPU])
+    assert not amounts.has([("gpus", GPU_PARTS * 9 // 10)])
+    amounts.give_back([third], (1,))
+    assert amounts.take([GPU]) == (1,)
+
+
+def test_whole_gpus_rather_those_that_a_process_has() -> None:
+    amounts = Amounts({"gpus": 3 * GPU_PARTS, "mem": 10})
+    two = ("gpus", 2 * GPU_PARTS)
+    assert amounts.take([two, ("mem", 7)], rather=(1, 2)) == (1, 2)
+    assert amounts.free == {"mem": 3}
+    assert not amounts.has([("mem", 4)])
+    assert amounts.take([GPU], rather=(1,)) == (0,)
+    assert not amounts.has([("unheard of", 1)])
+
+
+# -- The worker -------------------------------------------------------------------------------------------------------
+
+S = 1 << 40
+
+
+class WorkerBench:
+    """A worker core with two cores and two gpus."""
+
+    def __init__(self) -> None:
+        places = {"function": "executor", "program": "program", "inline": "inline"}
+        self.core = WorkerCore(2, places, {"gpus": 2 * GPU_PARTS})
+        self.now = 1.0
+        self._kinds: dict[tuple[str, Request], int] = {}
+
+    def step(self, event: WorkerEvent, after_s: float = 0.0) -> list[WorkerEffect]:
+        self.now += after_s
+        effects = self.core.step([event], self.now)
+        check_worker(self.core)
+        return effects
+
+    def run(self, symbol: str, request: Request, *task_numbers: int) -> list[WorkerEffect]:
+        kinds = []
+        if (symbol, request) not in self._kinds:
+            self._kinds[symbol, request] = len(self._kinds)
+            kinds = [TaskKind(self._kinds[symbol, request], symbol, "", request)]
+        tasks = [RunTask(S | n, 1, self._kinds[symbol, request], 0, 1, b"", []) for n in task_numbers]
+        return self.step(FromServer([RunTasks(kinds, [], [], tasks)]))
+
+    def done(self, *task_numbers: int, after_s: float = 0.0) -> list[WorkerEffect]:
+        return self.step(TasksDone([Done(S | n, 1, 1, 0, 5, None) for n in task_numbers]), after_s)
+
+    def task(self, number: int) -> Task:
+        return self.core.tasks[S | number]
+
+
+def placed(effects: list[WorkerEffect]) -> list[int]:
+    on_executors = [task.id - S for effect in effects if isinstance(effect, RunOnExecutor) for task in effect.tasks]
+    return on_executors + [effect.task.id - S for effect in effects if isinstance(effect, RunProgram)]
+
+
+def restarts(effects: list[WorkerEffect]) -> list[RestartExecutor]:
+    return [effect for effect in effects if isinstance(effect, RestartExecutor)]
+
+
+def test_functions_with_gpus_run_in_processes_that_see_these_and_no_others() -> None:
+    bench = WorkerBench()
+    effects = bench.run("function", resources(gpus=1), 1, 2, 3)
+    assert placed(effects) == [1, 2]
+    assert sorted(restart.gpus for restart in restarts(effects)) == [(0,), (1,)]
+    first = bench.task(1).gpus
+    effects = bench.done(1)
+    assert placed(effects) == [3]
+    assert not restarts(effects)
+    assert bench.task(3).gpus == first
+    bench.done(2)
+    effects = bench.run("function", cpus(1), 4)
+    assert restarts(effects) == [RestartExecutor(restarts(effects)[0].executor, 1, ())]
+
+
+def test_half_a_gpu_each() -> None:
+    bench = WorkerBench()
+    assert placed(bench.run("program", resources(gpus=0.5), 1, 2)) == [1, 2]
+    assert bench.task(1).gpus == bench.task(2).gpus == (0,)
+    assert bench.task(1).cores != bench.task(2).cores
+
+
+def test_a_function_with_several_cores_finds_their_number_in_its_process() -> None:
+    bench = WorkerBench()
+    effects = bench.run("function", cpus(2), 1)
+    assert [restart.threads for restart in restarts(effects)] == [2]
+    assert bench.task(1).cores == (0, 1)
+    assert not placed(bench.run("function", cpus(2), 2))
+    assert not restarts(bench.done(1))
+
+
+def test_others_overtake_a_task_without_its_gpu_and_cores_are_kept_for_one_that_has_it() -> None:
+    bench = WorkerBench()
+    bench.run("program", resources(gpus=2), 1)
+    assert not placed(bench.run("program", resources(gpus=1), 2))
+    assert placed(bench.run("program", cpus(1), 3, 4, 5)) == [3]
+    assert placed(bench.done(1)) == [2]  # what has waited for something rare goes first
+    wide = resources(cpus=2, gpus=1)
+    assert not placed(bench.run("program", wide, 6))
+    assert placed(bench.done(3)) == [4]  # it is overtaken for a while,
+    assert not placed(bench.done(4, after_s=1.0))  # then cores are kept
+    assert placed(bench.done(2)) == [6]
+
+
+def test_a_built_in_that_cannot_run_in_the_loop_goes_to_an_executor() -> None:
+    bench = WorkerBench()
+    (inline,) = [effect for effect in bench.run("inline", Request(), 1) if isinstance(effect, RunInline)]
+    assert placed(bench.step(NotInline(inline.tasks[0].id, 1))) == [1]
+    assert bench.task(1).cores == ()
+    bench.done(1)
+    assert not bench.core.tasks
