@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench soak clean
+.PHONY: help setup demo test lint bench soak browser clean
 
 help:  ## Say what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -19,7 +19,7 @@ $(READY): pyproject.toml
 	@touch $@
 
 demo: $(READY)  ## Count the identifiers of Python's standard library on this machine
-	@$(BIN)/python examples/identifiers.py
+	@$(BIN)/python examples/identifiers.py --report build/identifiers.html
 
 test: $(READY)  ## Run all tests
 	$(BIN)/python -m pytest
@@ -35,6 +35,11 @@ bench: $(READY)  ## Measure
 
 soak: $(READY)  ## Run the long tests that `make test` leaves out
 	$(BIN)/python -m pytest -m soak || test $$? -eq 5  # 5: there are none
+
+browser: $(READY)  ## Test reports in a browser (Chromium has to be there)
+	@command -v chromium >/dev/null || { echo "There is no chromium here: apt install chromium"; exit 1; }
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,browser]'
+	$(BIN)/python -m pytest -m browser tests/browser
 
 clean:  ## Remove caches and build products (.venv stays)
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import random
+import shutil
 import tempfile
 import time
 from array import array
@@ -31,7 +32,6 @@ from loom.trace.records import (
 )
 from loom.trace.writer import TraceWriter
 
-CHROMIUM = "/usr/bin/chromium"
 N_TASKS = 50_000
 
 _BATCH = 500  # tasks in one record
@@ -155,12 +155,20 @@ def _sample(worker: TraceWriter, number: int, end_us: int, chance: random.Random
         worker.add(Sampled(at, used, memory, memory // 4, 1000))
 
 
+def chromium() -> str:
+    """Where the browser is."""
+    found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if found is None:
+        raise SystemExit("There is no Chromium here: apt install chromium")
+    return found
+
+
 def painted_ms(path: Path) -> tuple[int, int]:
     """Milliseconds from opening the file in Chromium to painted charts, and to the next picture after a zoom."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as tools:
-        browser = tools.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        browser = tools.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 1400, "height": 1000})
         page.goto(path.resolve().as_uri())
         page.wait_for_function("document.documentElement.dataset.painted")

@@ -1,11 +1,15 @@
 """Counts the identifiers in all Python files below a directory (by default, the standard library).
 
 Each file is opened by one task, searched for names by `grep`, and counted by a Python function. The counts are merged
-and summed in a tree of further tasks; the sum at its root is the result.
+and summed in a tree of further tasks; the sum at its root is the result. With `--report FILE` the run is traced, and a
+page is written that shows what ran where and when.
 """
 
+import argparse
+import subprocess
 import sys
 import sysconfig
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -53,7 +57,9 @@ def total(counts):
 
 
 def count_file(path: Path) -> Task:
-    return count(tasks.run(GREP, stdin=tasks.open(path)))
+    found = tasks.run(GREP, stdin=tasks.open(path))
+    found.label = "grep"  # what it is called in reports
+    return count(found)
 
 
 def sum_up(counts: Sequence[Task]) -> Task:
@@ -80,7 +86,7 @@ def source_files(directory: Path) -> list[Path]:
     return sorted(path for path in found if path.is_file() and path.stat().st_size)
 
 
-def report(names: Counter[str], console: Console) -> None:
+def show(names: Counter[str], console: Console) -> None:
     table = Table("identifier")
     table.add_column("uses", justify="right")
     for name, number in names.most_common(SHOWN):
@@ -89,9 +95,34 @@ def report(names: Counter[str], console: Console) -> None:
     console.print(table)
 
 
+def run(root: Task, counts: Sequence[Task], trace: str | None, console: Console) -> Counter[str]:
+    """The identifiers with their numbers. `trace`: a directory for what a report is made of."""
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    with Client() as client, Progress(*columns, console=console) as progress:
+        if trace:
+            client.set_trace(trace)
+        bar = progress.add_task("files", total=len(counts))
+        result, *counted = client.submit([root, *counts])
+        for _ in client.as_completed(counted):
+            progress.advance(bar)
+        lines = result.gather().decode().splitlines()  # raises TaskFailed if any of the tasks has failed
+    return Counter({name: int(number) for name, number in map(str.split, lines)})
+
+
+def write_report(trace: str, report: Path, console: Console) -> None:
+    report.parent.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "loom.lore", trace, "-o", str(report), "--title", "Counting identifiers"]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    console.print(f"Report, for any browser: {report.resolve()}", highlight=False, soft_wrap=True)
+
+
 def main() -> None:
+    parser = argparse.ArgumentParser(description="Count the identifiers in all Python files below a directory.")
+    parser.add_argument("directory", nargs="?", type=Path, default=Path(sysconfig.get_path("stdlib")))
+    parser.add_argument("--report", type=Path, metavar="FILE", help="write a report of the run there (HTML)")
+    given = parser.parse_args()
+    directory: Path = given.directory
     console = Console()
-    directory = Path(sys.argv[1] if len(sys.argv) > 1 else sysconfig.get_path("stdlib"))
     files = source_files(directory)
     if not files:
         sys.exit(f"{directory}: no Python files there")
@@ -100,17 +131,13 @@ def main() -> None:
     begun = time.perf_counter()
     counts = [count_file(path) for path in files]
     root = sum_up(counts)
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-    with Client() as client, Progress(*columns, console=console) as progress:
-        bar = progress.add_task("files", total=len(files))
-        result, *counted = client.submit([root, *counts])
-        for _ in client.as_completed(counted):
-            progress.advance(bar)
-        lines = result.gather().decode().splitlines()  # raises TaskFailed if any of the tasks has failed
-    taken = time.perf_counter() - begun
-
-    report(Counter({name: int(number) for name, number in map(str.split, lines)}), console)
-    console.print(f"{len(files):,} files, {number_of_tasks(root):,} tasks, {taken:.1f} s", highlight=False)
+    with tempfile.TemporaryDirectory(prefix="loom-trace-") as trace:
+        names = run(root, counts, trace if given.report else None, console)
+        taken = time.perf_counter() - begun
+        show(names, console)
+        console.print(f"{len(files):,} files, {number_of_tasks(root):,} tasks, {taken:.1f} s", highlight=False)
+        if given.report:
+            write_report(trace, given.report, console)
 
 
 if __name__ == "__main__":

@@ -2,9 +2,11 @@
 
 import gc
 import os
+import signal
 import threading
 import time
 import weakref
+from pathlib import Path
 
 import pytest
 
@@ -83,6 +85,14 @@ class TestCollectiveCalls:
         other = client.submit_one(tasks.const("y"))
         client.release_one(other)
         assert other.released()
+
+    def test_what_is_no_collection(self, client: Client) -> None:
+        future = client.submit_one(tasks.const("x"))
+        for call in (client.wait, client.fetch, client.gather, client.release, client.as_completed):
+            for wrong in (future, None, 5):
+                with pytest.raises(LoomError, match=f"{call.__name__} takes a collection of futures"):  # type: ignore[attr-defined]
+                    call(wrong)  # type: ignore[operator]
+        assert future.gather() == b"x"
 
     def test_as_completed_yields_what_is_finished_first(self, client: Client) -> None:
         slow, quick = client.submit((nap(0.4), tasks.const("q")))
@@ -196,6 +206,29 @@ class TestFutures:
         consumer = client.submit_one(tasks.merge((needed, tasks.const("!"))))
         needed.release()
         assert consumer.gather() == b"slept!"
+
+
+class TestInterrupts:
+    @pytest.mark.parametrize("call", ["wait", "fetch", "gather", "as_completed"])
+    def test_control_c_leaves_the_client_usable(self, client: Client, tmp_path: Path, call: str) -> None:
+        note = tmp_path / "note"
+        future = client.submit_one(tasks.run(("/bin/sh", "-c", f"touch {note}; sleep 300")))
+
+        def interrupt() -> None:
+            eventually(note.exists)
+            os.kill(os.getpid(), signal.SIGINT)
+
+        def start_and_call(thread: threading.Thread) -> None:
+            thread.start()
+            list(getattr(client, call)((future,)) or ())
+
+        thread = threading.Thread(target=interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            start_and_call(thread)
+        thread.join()
+        assert future.running()
+        assert client.submit_one(tasks.const("on")).gather() == b"on"
+        future.release()
 
 
 class TestThreads:

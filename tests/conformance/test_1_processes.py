@@ -19,7 +19,7 @@ import pytest
 from contract import LARGE, meeting, run, shell
 
 import loom.client
-from clusters import SCRIPTS, Cluster, eventually
+from clusters import SCRIPTS, Cluster, eventually, run_script
 from loom.client import Client, tasks
 from loom.errors import ConnectError, KeyRefused
 
@@ -131,6 +131,21 @@ class TestCommands:
             for process in processes:
                 process.kill()
                 process.wait()
+
+
+@pytest.mark.parametrize("ending", ["client.close()", "client.terminate()", "raise SystemExit", ""])
+def test_a_script_says_nothing_of_its_own(ending: str) -> None:
+    """Whatever it leaves behind, and however it ends: what it prints is all that is seen."""
+    script = (
+        "from loom.client import Client, tasks\n"
+        "client = Client(cpus=1)\n"
+        "futures = client.submit([tasks.run('sleep 100'), tasks.const('x'), tasks.const('y')])\n"
+        "print(futures[1].gather(), flush=True)\n"
+        "del futures\n" + ending
+    )
+    process = run_script(script)
+    said, _ = process.communicate(timeout=30)
+    assert (said, process.returncode) == ("b'x'\n", 0)
 
 
 class TestStats:

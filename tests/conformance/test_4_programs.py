@@ -19,6 +19,22 @@ class TestArguments:
     def test_a_sequence_is_passed_as_it_is(self, client: Client) -> None:
         assert run(client, tasks.run(("/bin/echo", "a  b", "", "$x", "*"))) == b"a  b  $x *\n"
 
+    def test_arguments_that_are_none(self) -> None:
+        with pytest.raises(LoomError, match="the argument 5 is no text"):
+            tasks.run(("/bin/echo", 5))  # type: ignore[arg-type]
+        with pytest.raises(LoomError, match="neither a str nor a sequence"):
+            tasks.run(b"/bin/echo x")  # type: ignore[arg-type]
+        with pytest.raises(LoomError, match="no program"):
+            tasks.run(())
+
+    @pytest.mark.parametrize(
+        "name", ["new\nline", "-dash", "sp ace", "žluť", "a'b\"c", "*", "~", "+x", "\udcff", "x" * 255]
+    )
+    def test_names_of_every_kind(self, client: Client, name: str) -> None:
+        copy = tasks.run(("/bin/sh", "-c", 'cat "./$0" > out', name), [(tasks.const("x"), name)], outputs=("out",))
+        back = tasks.run(("/bin/sh", "-c", 'cat > "./$0"', name), stdin=copy, outputs=(name,))
+        assert run(client, back) == b"x"
+
     def test_a_bare_name_is_looked_up(self, client: Client) -> None:
         assert run(client, tasks.run("echo found")) == b"found\n"
 

@@ -25,6 +25,7 @@ from loom.messages import (
     RelayFetch,
     RelayObject,
     RelayPiece,
+    Release,
     ResultsFailed,
     ResultsReady,
     ResumeSession,
@@ -526,6 +527,13 @@ def test_a_client_ends_everything(bench: Bench) -> None:
     assert said.shutdown
     assert said.all(W1, StopWorker)
     assert said.one(CLIENT, Acked).seq == 1
+
+
+def test_what_a_client_says_after_terminate_is_heard(bench: Bench) -> None:
+    bench.submit(CLIENT, [Row(result=True)])
+    said = bench.say(CLIENT, Terminate(bench.seq(CLIENT)), Release(bench.seq(CLIENT), numbers(0), 0))
+    assert not said.closed
+    assert said.one(CLIENT, Acked).seq == 3
 
 
 # -- Relays -----------------------------------------------------------------------------------------------------------

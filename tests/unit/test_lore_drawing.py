@@ -104,6 +104,12 @@ def test_a_task_of_several_cores_covers_their_rows(tmp_path: Path) -> None:
     assert (rectangles.top[0], rectangles.bottom[0]) == pytest.approx((1.08, 3.92))
 
 
+def test_merged_timelines_are_bounded_with_many_labels_too(tmp_path: Path) -> None:
+    found = timeline(bag(tmp_path, [str(i) for i in range(20_000)]), 1000)
+    assert len(found.rectangles) <= 1000
+    assert sum(found.rectangles.counts) == 20_000
+
+
 def test_small_timelines_have_every_task(tmp_path: Path) -> None:
     found = timeline(bag(tmp_path, ["x"] * 500), 500)
     assert found.stretch_us == 0

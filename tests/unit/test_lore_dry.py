@@ -44,7 +44,7 @@ def test_a_small_plan_is_drawn_task_by_task(tmp_path: Path) -> None:
         "in: 2",
         "work: &lt;i&gt;on it&lt;/i&gt;",
         "/data/both.bin",
-        "4 cores, 2 GiB of memory, 0.5 gpus",
+        "4 cores, 0.5 gpus, 2 GiB of memory",
     ):
         assert text in page
     assert "<i>on it" not in page

@@ -151,7 +151,7 @@ class Client:
 
     def wait(self, futures: Iterable[Future]) -> None:
         """Block until all are finished. Raises TaskFailed as soon as one of them has failed."""
-        futures = list(futures)  # kept alive: one that Python collects is released
+        futures = _listed("wait", futures)  # kept alive: one that Python collects is released
         self._results.wait(self._numbers(futures))
 
     def wait_one(self, future: Future) -> None:
@@ -159,7 +159,7 @@ class Client:
 
     def fetch(self, futures: Iterable[Future]) -> list[object]:
         """Wait for all, then bring their values here; they stay on the workers too."""
-        futures = list(futures)  # kept alive: one that Python collects is released
+        futures = _listed("fetch", futures)  # kept alive: one that Python collects is released
         numbers = self._numbers(futures)
         self._results.wait(numbers)
         remote = [n for n in dict.fromkeys(numbers) if self._results.local(n) is None]
@@ -185,7 +185,7 @@ class Client:
 
     def gather(self, futures: Iterable[Future]) -> list[object]:
         """`fetch`, then `release`."""
-        futures = list(futures)
+        futures = _listed("gather", futures)
         values = self.fetch(futures)
         self.release(futures)
         return values
@@ -195,7 +195,7 @@ class Client:
 
     def as_completed(self, futures: Iterable[Future]) -> Iterator[Future]:
         """Yield the futures as they become finished or failed; what is released meanwhile is passed over."""
-        futures = list(futures)
+        futures = _listed("as_completed", futures)
         by_number: dict[int, list[Future]] = {}
         for future, number in zip(futures, self._numbers(futures), strict=True):
             by_number.setdefault(number, []).append(future)
@@ -214,6 +214,7 @@ class Client:
     def release(self, futures: Iterable[Future]) -> None:
         """Give results up; tasks that are not finished are stopped unless somebody else needs them."""
         self._check_process()
+        futures = _listed("release", futures)
         with self._lock:
             futures = self._checked(futures)
             released = []
@@ -271,7 +272,10 @@ class Client:
 
     def __del__(self) -> None:
         if not getattr(self, "_closed", True) and hasattr(self, "_engine") and self._pid == os.getpid():
-            self._engine.abandon(self._cluster.close if self._cluster is not None else _nothing)
+            if self._cluster is not None:
+                self._engine.abandon(self._cluster.expect_end, self._cluster.close, terminate=True)
+            else:
+                self._engine.abandon(_nothing, _nothing, terminate=False)
 
     def __enter__(self) -> Client:
         return self
@@ -326,6 +330,15 @@ def _trace_directory(path: str | os.PathLike[str]) -> bytes:
     if not os.access(directory, os.W_OK | os.X_OK):
         raise LoomError(f"the directory for traces {path!r:.200} is not writable by this user")
     return directory
+
+
+def _listed(call: str, futures: Iterable[Future]) -> list[Future]:
+    """The argument of a collective call."""
+    if not isinstance(futures, Iterable):
+        raise LoomError(
+            f"{call} takes a collection of futures, not {futures!r:.200}; a single one has methods of its own"
+        )
+    return list(futures)
 
 
 def _nothing() -> None:

@@ -19,7 +19,7 @@ from loom.resources import cpus as check_cpus
 from loom.resources import resources as check_resources
 
 _BACKLOG: Final = 64
-_LEAVE_S: Final = 5.0  # how long the processes may take to end when asked to
+_LEAVE_S: Final = 30.0  # how long the processes may take to end when asked to: a checkpoint may be on its way
 _SOON_S: Final = 3.0  # a worker that ends earlier than this after its start has a lasting reason
 _QUICK_ENDS: Final = 3  # so many in a row and it is not started again
 _PLUGIN_STATUS: Final = 78  # of a worker that cannot load its plugins (plugins.chosen): it is not tried again

@@ -72,9 +72,10 @@ class Engine:
         self._opened: PromisedResult[int] = PromisedResult()
         self._first_error: LoomException | None = None
         self.closed = threading.Event()
+        self._closing = False  # nothing may be said after the closing command
         self._end: LoomException = ClientClosed("the client is closed")  # why the session is over, once it is
         self._loop = asyncio.new_event_loop()
-        self._abandoned: Callable[[], None] | None = None
+        self._abandoned: tuple[Callable[[], None], Callable[[], None], bool] | None = None
         self._thread = threading.Thread(target=self._run, name="loom-client", daemon=True)
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -120,9 +121,9 @@ class Engine:
         if not self.closed.is_set():  # the server did not answer: whoever waits must not wait on
             self._on_session_over("")
 
-    def abandon(self, afterwards: Callable[[], None]) -> None:
-        """The client was collected: end by yourself, then call `afterwards`. Only an assignment, for `__del__`."""
-        self._abandoned = afterwards
+    def abandon(self, before: Callable[[], None], afterwards: Callable[[], None], terminate: bool) -> None:
+        """The client was collected: end by yourself, with these calls around it. Only an assignment, for `__del__`."""
+        self._abandoned = before, afterwards, terminate
 
     # -- The thread ---------------------------------------------------------------------------------------------------
 
@@ -143,12 +144,14 @@ class Engine:
             self._loop.run_until_complete(asyncio.sleep(0))
             self._loop.close()
         if self._abandoned is not None:
-            self._abandoned()
+            self._abandoned[1]()
 
     def _collect(self) -> None:
         if self._abandoned is not None:
+            before, _afterwards, terminate = self._abandoned
+            before()
             self._loop.call_later(_CLOSE_S, self._loop.stop)
-            self._commands.append(Close(terminate=False))
+            self._commands.append(Close(terminate))
             self._turn()
             return
         if self._collected:
@@ -205,8 +208,10 @@ class Engine:
         events, self._events = self._events, []
         collected = self._take_collected()  # before the commands are: whoever let a future go has posted what needs it
         while self._commands:
-            events.append(self._commands.popleft())
-        if collected:
+            command = self._commands.popleft()
+            self._closing |= isinstance(command, Close)
+            events.append(command)
+        if collected and not self._closing:  # with the session everything of it goes
             events.append(ReleaseResults(collected))
         try:
             for effect in self._core.step(events or [Tick()], time.monotonic()):

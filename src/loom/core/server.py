@@ -307,7 +307,7 @@ class ServerCore:
                 self._effects.append(CloseLink(link, "the client closed its session"))
                 self._end_session(session)
             case Terminate():
-                self.outbox.send(link, Acked(message.seq))
+                self._is_new(session, message.seq)
                 for worker in self.workers.values():
                     self.outbox.send(worker.link, StopWorker())
                 self._effects.append(Shutdown())

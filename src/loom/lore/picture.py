@@ -51,7 +51,7 @@ def timeline_picture(report: Report, colours: Sequence[str]) -> Html:
 def _tip(report: Report, task: int, count: int) -> str:
     tasks = report.tasks
     if count > 1:
-        return f"{count:,} tasks of {report.groups[tasks.groups[task]]}"
+        return f"{count:,} tasks, {report.groups[tasks.groups[task]]}"
     name = report.name_of(tasks.labels[task], tasks.symbols[task])
     return f"{name}: {units.duration(tasks.durations_us[task])}"
 

@@ -1,7 +1,7 @@
 """The timeline as rectangles: a row for each core of each worker, and one for what runs in a worker's loop.
 
 So many tasks that a page would be slow are merged: of those narrower than a stretch of time, all of one row, stretch
-and group become one rectangle as wide as they were long together.
+and group become one rectangle as wide as they were long together. With very many groups, those of a stretch too.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ _SIDE_BY_SIDE: Final = 6  # tasks of a loop that are drawn beside each other, in
 _GAP: Final = 0.08  # above and below a rectangle, in rows
 _MIN_STRETCHES: Final = 100
 _MAX_STRETCHES: Final = 4000
+_MAX_GROUPS: Final = 2  # of one row and stretch, on average; beyond, only the one with most time is drawn
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +108,9 @@ def timeline(report: Report, max_rectangles: int) -> Timeline:
         return Timeline(rows, rectangles, 0)
     n_stretches = min(max(max_rectangles // max(len(rows), 1), _MIN_STRETCHES), _MAX_STRETCHES)
     stretch_us = max(report.span_us / n_stretches, 1.0)
-    return Timeline(rows, _merged(report, _Heights(report, rows, side_by_side=False), stretch_us), stretch_us)
+    return Timeline(
+        rows, _merged(report, _Heights(report, rows, side_by_side=False), stretch_us, max_rectangles), stretch_us
+    )
 
 
 class _Heights:
@@ -172,7 +175,7 @@ def pack(spans: Iterable[tuple[int, int]]) -> list[int]:
     return [packer.place(begun, end) for begun, end in spans]
 
 
-def _merged(report: Report, heights: _Heights, stretch_us: float) -> Rectangles:
+def _merged(report: Report, heights: _Heights, stretch_us: float, max_rectangles: int) -> Rectangles:
     tasks = report.tasks
     rectangles = Rectangles()
     narrow: dict[tuple[int, int], dict[int, list[int]]] = {}  # row, stretch -> group -> [task, count, time]
@@ -188,8 +191,13 @@ def _merged(report: Report, heights: _Heights, stretch_us: float) -> Rectangles:
         else:
             known[1] += 1
             known[2] += duration
+    only_largest = sum(map(len, narrow.values())) > _MAX_GROUPS * max_rectangles
     for (row, stretch), groups in narrow.items():
         left = max(stretch * stretch_us, tasks.begun_us[min(first for first, _, _ in groups.values())])
+        if only_largest:
+            largest = max(groups, key=lambda group: groups[group][2])
+            whole = [groups[largest][0], sum(one[1] for one in groups.values()), sum(one[2] for one in groups.values())]
+            groups = {largest: whole}
         # in a loop several may overlap: together they are not drawn wider than the stretch
         together = sum(time for _, _, time in groups.values())
         scale = min(1.0, stretch_us / together) if together else 1.0

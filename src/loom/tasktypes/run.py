@@ -60,6 +60,8 @@ def run(
     None is standard output; one of them is the result itself, several are an array. LoomError where a name is
     absolute, leaves the directory, is empty or stands twice.
     """
+    if isinstance(args, bytes):
+        raise LoomError(f"run: args={args!r:.200} is neither a str nor a sequence of arguments")
     if isinstance(outputs, str | bytes):
         raise LoomError(f"run: outputs={outputs!r} is one name, not a series of names")
     pairs = [_pair(given) for given in checks.series("run", inputs)]
@@ -67,7 +69,7 @@ def run(
         pairs.append((stdin, None))
     try:
         config = RunConfig(
-            args=[os.fsencode(arg) for arg in (args.split() if isinstance(args, str) else args)],
+            args=[_argument(arg) for arg in (args.split() if isinstance(args, str) else args)],
             inputs=[_clean_name(name) for _, name in pairs],
             outputs=[_clean_name(name) for name in checks.series("run", outputs)],
         )
@@ -142,6 +144,13 @@ def _check_folders(files: Sequence[bytes]) -> None:
             folder = folder.rpartition(b"/")[0]
             if folder in known:
                 raise ValueError(f"{_shown(folder)} is a file and the folder of {_shown(name)}")
+
+
+def _argument(arg: Text) -> bytes:
+    try:
+        return os.fsencode(arg)
+    except TypeError:
+        raise LoomError(f"run: the argument {arg!r:.200} is no text; write str({arg!r:.200})") from None
 
 
 def _pair(given: tuple[Source, Name]) -> tuple[Source, Name]:
