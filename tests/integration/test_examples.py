@@ -20,8 +20,9 @@ def _output_of(name: str, *arguments: str, directory: Path) -> list[str]:
     return done.stdout.splitlines()
 
 
-def _readme_blocks() -> list[str]:
-    return re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
+def _documented_blocks() -> list[str]:
+    texts = [(ROOT / name).read_text() for name in ("README.md", "docs/checkpoints.md")]
+    return [block for text in texts for block in re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)]
 
 
 def test_hello(tmp_path: Path) -> None:
@@ -54,8 +55,8 @@ def test_every_example_is_run_here() -> None:
 
 
 @pytest.mark.parametrize("interactive", [False, True])
-@pytest.mark.parametrize("block", _readme_blocks())
-def test_readme(block: str, interactive: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize("block", _documented_blocks())
+def test_documentation(block: str, interactive: bool, tmp_path: Path) -> None:
     """As a file, and pasted at the prompt, each prints what the comments behind `print` say."""
     (tmp_path / "block.py").write_text(block)
     command = [sys.executable, "-i", "-q"] if interactive else [sys.executable, "block.py"]

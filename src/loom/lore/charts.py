@@ -79,13 +79,17 @@ def charts(report: Report, curves: Curves, groups: Sequence[int], colours: Seque
     found = timeline(report, MAX_RECTANGLES)
     seconds = report.span_us / 1e6 or 1.0
     x_range = Range1d(start=-0.01 * seconds, end=1.01 * seconds, name="time", bounds=(-0.2 * seconds, 1.2 * seconds))
-    tasks, legend = _timeline_chart(report, found, x_range, groups, colours)
+    columns = _columns(report, found)
+    used, columns["name"] = numpy.unique(columns["name"], return_inverse=True)  # the page has no other texts
+    columns["name"] = columns["name"].astype("i4")
+    tasks, legend = _timeline_chart(report, found, columns, x_range, groups, colours)
     figures = [tasks, _cores_chart(curves, x_range, n_cores)]
     if any(curves.memory):
         figures.append(_memory_chart(report, curves, x_range))
     item = json_item(column(*figures, sizing_mode="stretch_width"), ID("charts"))
+    texts = [*report.labels, *report.symbols]
     names = {
-        "names": [*report.labels, *report.symbols],
+        "names": [texts[number] for number in used],
         "workers": [worker.name for worker in report.workers],
         "rows": [[row.worker, row.core] for row in found.rows],
         "sessions": len({task >> 40 for task in report.tasks.ids}),
@@ -103,13 +107,18 @@ def charts(report: Report, curves: Curves, groups: Sequence[int], colours: Seque
 
 
 def _timeline_chart(
-    report: Report, found: Timeline, x_range: Range1d, groups: Sequence[int], colours: Sequence[str]
+    report: Report,
+    found: Timeline,
+    columns: dict[str, Any],
+    x_range: Range1d,
+    groups: Sequence[int],
+    colours: Sequence[str],
 ) -> tuple[figure, list[tuple[str, str, str]]]:
     n_rows = len(found.rows)
     y_range = Range1d(start=max(n_rows, 1), end=0, name="rows", bounds=(0, max(n_rows, 1)))
     plot = _figure("Tasks by worker and core", min(max(22 * n_rows + 90, 170), 900), x_range, y_range)
     _name_rows(plot, report, found)
-    legend = _add_tasks(plot, report, found, groups, colours)
+    legend = _add_tasks(plot, report, columns, groups, colours)
     tasks = [renderer for renderer in plot.renderers if (renderer.name or "").startswith("tasks")]
     hover = _hover(tasks, merged=bool(found.stretch_us))
     wheel = WheelZoomTool(dimensions="width", name="wheel")
@@ -153,10 +162,9 @@ def _shortened(name: str) -> str:
 
 
 def _add_tasks(
-    plot: figure, report: Report, found: Timeline, groups: Sequence[int], colours: Sequence[str]
+    plot: figure, report: Report, columns: dict[str, Any], groups: Sequence[int], colours: Sequence[str]
 ) -> list[tuple[str, str, str]]:
     """A renderer for each group, so that the legend can hide it; beyond so many groups one for all others."""
-    columns = _columns(report, found)
     group_of = numpy.frombuffer(report.tasks.groups, "u4")[columns["task"]] if columns["task"].size else columns["task"]
     own = groups[:_MAX_LEGEND]
     legend = []
@@ -184,7 +192,7 @@ def _add_tasks(
 
 
 def _columns(report: Report, found: Timeline) -> dict[str, Any]:
-    """A row for each rectangle; times in seconds. `name` counts labels first, then symbols."""
+    """A row for each rectangle; times in seconds. `name`: the number of its label, of symbols those behind the labels."""
     tasks, rectangles = report.tasks, found.rectangles
     rows = numpy.frombuffer(rectangles.tasks, "i4") if rectangles.tasks else numpy.zeros(0, "i4")
     labels = _view(tasks.labels, "u4")[rows]

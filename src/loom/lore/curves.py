@@ -26,7 +26,8 @@ def curves(report: Report, n_times: int) -> Curves:
     """On so many times over the span."""
     times = [report.span_us * i / n_times for i in range(n_times + 1)]
     sampled = {number: samples for number, samples in enumerate(report.samples) if samples.at_us}
-    used = [(one.at_us[1:], processors_in_use(one.at_us, one.cpu_us)[1:]) for one in sampled.values()]
+    # what was used until a sample is drawn from the sample before it on
+    used = [(one.at_us[:-1], processors_in_use(one.at_us, one.cpu_us)[1:]) for one in sampled.values()]
     memory_of = {
         number: total_over_time([(samples.at_us, samples.memory_bytes)], times) for number, samples in sampled.items()
     }

@@ -13,7 +13,7 @@ from loom.lore.colours import colours
 from loom.lore.drawing import MARKS, Node, graph
 from loom.lore.dryplan import DYNAMIC, DryPlan, dry_plan
 from loom.lore.html import Html, element, escape, join, page, section, swatch, table, tiles
-from loom.resources import GPU_PARTS, GPUS, MEM, Request
+from loom.resources import Request
 from loom.tasktypes.task import Task
 
 MAX_DRAWN: Final = 300  # a larger plan is folded by label
@@ -41,18 +41,18 @@ def _page(plan: DryPlan, name: str) -> str:
 def _header(plan: DryPlan) -> Html:
     widths = plan.widths()
     figures = [
-        ("tasks", units.count(len(plan))),
-        ("results asked for", units.count(len(plan.results))),
-        ("tasks in a row at most", units.count(len(widths))),
+        (units.noun(len(plan), "task"), units.count(len(plan))),
+        (f"{units.noun(len(plan.results), 'result')} asked for", units.count(len(plan.results))),
+        ("in a row at most", units.count(len(widths))),
         ("side by side at most", units.count(max(widths, default=0))),
-        ("inputs", units.count(len(plan.inputs))),
+        (units.noun(len(plan.inputs), "input"), units.count(len(plan.inputs))),
     ]
     optional = [
-        ("futures of earlier plans", plan.n_futures),
-        ("checkpoints", len(plan.checkpoints)),
-        ("dynamic tasks", len(plan.dynamic())),
+        ("future", plan.n_futures),
+        ("checkpoint", len(plan.checkpoints)),
+        ("dynamic task", len(plan.dynamic())),
     ]
-    figures += [(name, units.count(number)) for name, number in optional if number]
+    figures += [(units.noun(number, name), units.count(number)) for name, number in optional if number]
     text = "Nothing of this plan has run."
     if plan.dynamic():
         text += " What consumes a dynamic task (dslice, dget) becomes several tasks when it runs; here it counts once."
@@ -139,15 +139,7 @@ def _request(request: Request) -> str:
     """4 cores, 2 GiB of memory, half a gpu."""
     if not request.cpus:
         return "nothing: light"
-    parts = [units.count(request.cpus, "core")]
-    for name, amount in request.extras:
-        if name == MEM:
-            parts.append(f"{units.size(amount)} of memory")
-        elif name == GPUS:
-            parts.append(f"{amount / GPU_PARTS:g} gpu{'' if amount == GPU_PARTS else 's'}")
-        else:
-            parts.append(f"{amount:,} {name}")
-    return ", ".join(parts)
+    return ", ".join([units.count(request.cpus, "core"), *units.amounts(request.extras)])
 
 
 def _widths(plan: DryPlan) -> Html:

@@ -24,9 +24,9 @@ def header(title: str, report: Report, totals: Totals) -> Html:
     utilisation = "\N{EN DASH}" if totals.utilisation is None else units.percent(totals.utilisation)
     figures = [
         ("duration", units.duration(report.span_us)),
-        ("workers", units.count(len(report.workers))),
-        ("cores", units.count(totals.n_cores)),
-        ("tasks", units.count(totals.n_tasks)),
+        (units.noun(len(report.workers), "worker"), units.count(len(report.workers))),
+        (units.noun(totals.n_cores, "core"), units.count(totals.n_cores)),
+        (units.noun(totals.n_tasks, "task"), units.count(totals.n_tasks)),
         ("failed", units.count(totals.n_failed)),
         ("of the cores' time used", utilisation),
     ]
@@ -224,7 +224,7 @@ def workers(report: Report, busy_us: Sequence[int]) -> Html:
         offered = worker.cpus * report.span_us
         share = busy_us[number] / offered if offered else 0.0
         memory = max(report.samples[number].memory_bytes, default=0)
-        extras = ", ".join(f"{name} {amount:,}" for name, amount in worker.extras)
+        extras = ", ".join(units.amounts(worker.extras))
         rows.append(
             (
                 worker.name,

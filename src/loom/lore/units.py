@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Final
+
+from loom.resources import GPU_PARTS, GPUS, MEM
 
 _DURATIONS: Final = ((1e-6, "\N{MICRO SIGN}s"), (1e-3, "ms"), (1.0, "s"))
 _SIZES: Final = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
@@ -29,15 +32,31 @@ def size(size_bytes: float) -> str:
     return f"{value:.0f} B" if unit == 0 else f"{_three_digits(value)} {_SIZES[unit]}"
 
 
-def count(number: int, noun: str = "", plural: str = "") -> str:
+def count(number: int, singular: str = "") -> str:
     """1 task, 12,000 tasks."""
-    if not noun:
-        return f"{number:,}"
-    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+    return f"{number:,} {noun(number, singular)}" if singular else f"{number:,}"
+
+
+def noun(number: int, singular: str) -> str:
+    """For so many."""
+    return singular if number == 1 else singular + "s"
 
 
 def percent(share: float) -> str:
     return f"{100 * share:.0f} %" if share >= 0.0995 or share == 0 else f"{100 * share:.1f} %"
+
+
+def amounts(extras: Iterable[tuple[str, int]]) -> list[str]:
+    """Resources besides cores: 2 GiB of memory, 0.5 gpus, 3 fpga."""
+    parts = []
+    for name, amount in extras:
+        if name == MEM:
+            parts.append(f"{size(amount)} of memory")
+        elif name == GPUS:
+            parts.append(f"{amount / GPU_PARTS:g} gpu{'' if amount == GPU_PARTS else 's'}")
+        else:
+            parts.append(f"{amount:,} {name}")
+    return parts
 
 
 def moment(wall_us: int) -> str:
