@@ -102,7 +102,7 @@ class Cluster:
         self._logs += 1
         log = self.directory / f"{what}-{self._logs}.log"
         with log.open("wb") as stream:
-            command = [SCRIPTS / f"loom-{what}", *arguments]
+            command: list[str | Path] = [SCRIPTS / f"loom-{what}", *arguments]
             process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=stream, env=self.environment)
         return process, log
 

@@ -90,8 +90,8 @@ class TestCollectiveCalls:
         future = client.submit_one(tasks.const("x"))
         for call in (client.wait, client.fetch, client.gather, client.release, client.as_completed):
             for wrong in (future, None, 5):
-                with pytest.raises(LoomError, match=f"{call.__name__} takes a collection of futures"):  # type: ignore[attr-defined]
-                    call(wrong)  # type: ignore[operator]
+                with pytest.raises(LoomError, match=f"{call.__name__} takes a collection of futures"):
+                    call(wrong)  # type: ignore[arg-type]
         assert future.gather() == b"x"
 
     def test_as_completed_yields_what_is_finished_first(self, client: Client) -> None:

@@ -112,7 +112,7 @@ class TestCommands:
         port, log = free_port(), tmp_path / "early.log"
         processes = []
         with log.open("wb") as stream:
-            command = [SCRIPTS / "loom-worker", "--cpus", "1", "--wdir", tmp_path / "w", "127.0.0.1", str(port)]
+            command = [SCRIPTS / "loom-worker", "--cpus", "1", "--wdir", str(tmp_path / "w"), "127.0.0.1", str(port)]
             processes.append(subprocess.Popen(command, stderr=stream))
         try:
             waiting = [sys.executable, "-m", "loom.client.wait", "127.0.0.1", str(port), "1", "30"]

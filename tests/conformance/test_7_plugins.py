@@ -15,7 +15,7 @@ import pytest
 from contract import failure, number, run
 
 import loom.plugins
-from clusters import Cluster, eventually
+from clusters import SCRIPTS, Cluster, eventually
 from loom.client import Client, Task, TaskFailed, tasks
 
 PYTHON_PLUGIN = '''
@@ -261,7 +261,7 @@ class TestWhoHasThem:
 
     @pytest.mark.parametrize("option", [("--load", "no_such_module"), ("--load-native", "/no/such/lib.so")])
     def test_what_cannot_be_loaded_is_said_and_the_worker_ends(self, tmp_path: Path, option: tuple[str, str]) -> None:
-        command = [Path(sys.executable).parent / "loom-worker", *option, "--wdir", tmp_path, "127.0.0.1", "1"]
+        command = [SCRIPTS / "loom-worker", *option, "--wdir", str(tmp_path), "127.0.0.1", "1"]
         ended = subprocess.run(command, capture_output=True, text=True, timeout=20)
         assert ended.returncode != 0
         assert option[1] in ended.stderr

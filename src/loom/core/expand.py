@@ -68,7 +68,9 @@ class Expander:
         for consumer in consumers:
             if consumer.state <= states.ASSIGNED and expanded in consumer.inputs:
                 self._look(consumer)
-        known = dict.fromkeys(expanded.consumers or ())  # those that took other parts meanwhile, and still wait for it
+        known: dict[Node, None] = dict.fromkeys(
+            expanded.consumers or ()
+        )  # those that took other parts meanwhile, and still wait for it
         known.update(dict.fromkeys(c for c in consumers if c.state <= states.ASSIGNED and expanded in c.inputs))
         expanded.consumers = list(known) or None
 

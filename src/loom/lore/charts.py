@@ -77,7 +77,7 @@ class Charts:
 def charts(report: Report, curves: Curves, groups: Sequence[int], colours: Sequence[str], n_cores: int) -> Charts:
     """`groups`: in the order in which a legend names them."""
     found = timeline(report, MAX_RECTANGLES)
-    seconds = report.span_us / 1e6 or 1.0
+    seconds = max(report.span_us, 1) / 1e6
     x_range = Range1d(start=-0.01 * seconds, end=1.01 * seconds, name="time", bounds=(-0.2 * seconds, 1.2 * seconds))
     columns = _columns(report, found)
     used, columns["name"] = numpy.unique(columns["name"], return_inverse=True)  # the page has no other texts
@@ -192,24 +192,25 @@ def _add_tasks(
 
 
 def _columns(report: Report, found: Timeline) -> dict[str, Any]:
-    """A row for each rectangle; times in seconds. `name`: the number of its label, of symbols those behind the labels."""
+    """A row for each rectangle; times in seconds. `name`: the number of its label; symbols are numbered behind them."""
     tasks, rectangles = report.tasks, found.rectangles
     rows = numpy.frombuffer(rectangles.tasks, "i4") if rectangles.tasks else numpy.zeros(0, "i4")
     labels = _view(tasks.labels, "u4")[rows]
     symbols = _view(tasks.symbols, "u4")[rows]
+    counts, durations = _view(rectangles.counts, "i4"), _view(tasks.durations_us, "u8")[rows] / 1e6
     left, right = _view(rectangles.left_us, "f8") / 1e6, _view(rectangles.right_us, "f8") / 1e6
     return {
         "left": left,
         "right": right,
         "top": _view(rectangles.top, "f4"),
         "bottom": _view(rectangles.bottom, "f4"),
-        "row": _view(rectangles.rows, "u2"),
-        "duration": (right - left).astype("f4"),
+        "row": _view(rectangles.rows, "u4"),
+        "duration": numpy.where(counts == 1, durations, right - left).astype("f4"),
         "name": numpy.where(labels > 0, labels, symbols + len(report.labels)).astype("i4"),
         "id": _view(tasks.ids, "u8")[rows].astype("f8"),
         "size": _view(tasks.sizes_bytes, "u8")[rows].astype("f4"),
         "outcome": _view(tasks.outcomes, "u1")[rows],
-        "count": _view(rectangles.counts, "i4"),
+        "count": counts,
         "task": rows,
     }
 

@@ -20,6 +20,10 @@ const loom = (() => {
     for (; bytes >= 1023.5 && unit < 5; unit++) bytes /= 1024;
     return `${unit ? digits(bytes) : Math.round(bytes)} ${["B", "KiB", "MiB", "GiB", "TiB", "PiB"][unit]}`;
   };
+  const decimals = (ticks, unit) => {
+    const step = ticks.length > 1 ? Math.abs(ticks[1] - ticks[0]) / unit : 1;
+    return Math.max(0, Math.min(6, -Math.floor(Math.log10(step) + 1e-9)));
+  };
   const formats = {
     name: (value) => names.names[value],
     id: (value) => {
@@ -33,11 +37,14 @@ const loom = (() => {
     size,
     count: (value) => (value === 1 ? "1" : `${value.toLocaleString("en")}, merged`),
     tick: (s, ticks) => {
-      const step = ticks.length > 1 ? Math.abs(ticks[1] - ticks[0]) : 1;
-      const decimals = Math.max(0, Math.min(6, -Math.floor(Math.log10(step) + 1e-9)));
-      if (Math.abs(ticks[ticks.length - 1]) < 600 || s < 0) return `${s.toFixed(decimals)} s`;
-      const minutes = Math.floor(s / 60);
-      return `${minutes}:${(s - 60 * minutes).toFixed(decimals).padStart(decimals ? decimals + 3 : 2, "0")} min`;
+      const largest = Math.max(...ticks.map(Math.abs));
+      if (largest >= 600 && s >= 0) {
+        const seconds = s - 60 * Math.floor(s / 60);
+        const after = decimals(ticks, 1);
+        return `${Math.floor(s / 60)}:${seconds.toFixed(after).padStart(after ? after + 3 : 2, "0")} min`;
+      }
+      const [unit, name] = largest >= 1 ? [1, "s"] : largest >= 1e-3 ? [1e-3, "ms"] : [1e-6, "\u00b5s"];
+      return `${(s / unit).toFixed(decimals(ticks, unit))} ${name}`;
     },
   };
 

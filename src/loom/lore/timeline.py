@@ -38,7 +38,7 @@ class Rectangles:
     right_us: array[float] = field(default_factory=lambda: array("d"))
     top: array[float] = field(default_factory=lambda: array("f"))
     bottom: array[float] = field(default_factory=lambda: array("f"))
-    rows: array[int] = field(default_factory=lambda: array("H"))
+    rows: array[int] = field(default_factory=lambda: array("I"))
     tasks: array[int] = field(default_factory=lambda: array("i"))
     counts: array[int] = field(default_factory=lambda: array("i"))
 
@@ -104,7 +104,7 @@ def timeline(report: Report, max_rectangles: int) -> Timeline:
         rectangles = Rectangles()
         for task, (begun, duration) in enumerate(zip(tasks.begun_us, tasks.durations_us, strict=True)):
             row, top, bottom = heights.of(task)
-            rectangles.add(begun, begun + duration, top, bottom, row, task, 1)
+            rectangles.add(begun, begun + max(duration, 1), top, bottom, row, task, 1)
         return Timeline(rows, rectangles, 0)
     n_stretches = min(max(max_rectangles // max(len(rows), 1), _MIN_STRETCHES), _MAX_STRETCHES)
     stretch_us = max(report.span_us / n_stretches, 1.0)
@@ -182,7 +182,7 @@ def _merged(report: Report, heights: _Heights, stretch_us: float, max_rectangles
     for task, (begun, duration) in enumerate(zip(tasks.begun_us, tasks.durations_us, strict=True)):
         if duration >= stretch_us and tasks.lanes[task] != LOOP_LANE:
             row, top, bottom = heights.of(task)
-            rectangles.add(begun, begun + duration, top, bottom, row, task, 1)
+            rectangles.add(begun, begun + max(duration, 1), top, bottom, row, task, 1)
             continue
         groups = narrow.setdefault((heights.row(task), int(begun / stretch_us)), {})
         known = groups.get(tasks.groups[task])
@@ -203,7 +203,7 @@ def _merged(report: Report, heights: _Heights, stretch_us: float, max_rectangles
         scale = min(1.0, stretch_us / together) if together else 1.0
         for first, count, time in groups.values():
             duration = tasks.durations_us[first]
-            right = left + (duration if count == 1 and len(groups) == 1 else time * scale)
+            right = left + max(duration if count == 1 and len(groups) == 1 else time * scale, 1)
             rectangles.add(left, right, row + _GAP, row + 1 - _GAP, row, first, count)
             left = right
     return rectangles

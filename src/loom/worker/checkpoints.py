@@ -8,6 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
+from loom.data.base import DataObject
 from loom.tasktypes.saving import write_checkpoint
 from loom.trace.writer import now_us
 from loom.worker.store import Store
@@ -29,23 +30,24 @@ class CheckpointWriter:
         self._writing: set[asyncio.Task[None]] = set()
 
     def write(self, object_id: int, path: bytes) -> None:
-        """Save an object; it may be dropped from the store meanwhile."""
+        """Save an object; from now on it may be dropped from the store."""
         if self._threads is None:
             self._threads = ThreadPoolExecutor(_THREADS, "loom-checkpoint")
-        task = asyncio.get_running_loop().create_task(self._write(self._threads, object_id, path))
+        saving = self._write(self._threads, object_id, self._store.get(object_id), path)
+        task = asyncio.get_running_loop().create_task(saving)
         self._writing.add(task)
         task.add_done_callback(self._writing.discard)
 
-    async def _write(self, threads: ThreadPoolExecutor, object_id: int, path: bytes) -> None:
+    async def _write(self, threads: ThreadPoolExecutor, object_id: int, value: DataObject, path: bytes) -> None:
         begun_us = now_us()
         size_bytes = 0
         error = ""
         try:
-            value = self._store.get(object_id)
             size_bytes = await asyncio.get_running_loop().run_in_executor(threads, write_checkpoint, path, value)
-        except OSError as problem:
+        except Exception as problem:  # whatever it is: somebody waits for the answer
             name = path.decode("utf-8", "backslashreplace")
-            error = f"The checkpoint {name} cannot be written: {problem.strerror or problem}"
+            reason = problem.strerror if isinstance(problem, OSError) else repr(problem)
+            error = f"The checkpoint {name} cannot be written: {reason}"
             _log.warning("%s", error)
         if self._trace.on:
             self._trace.checkpoint_saved(object_id, size_bytes, begun_us, error)
