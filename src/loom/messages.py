@@ -133,7 +133,7 @@ class RelayFetch(Message, tag=9):
 
 
 class SetTrace(Message, tag=10):
-    """Server and workers write traces below the directory `path` (bytes of an absolute path), until the session ends."""
+    """Server and workers write traces below a directory, until the session ends (`path`: bytes, absolute)."""
 
     seq: Id
     path: bytes

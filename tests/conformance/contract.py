@@ -1,4 +1,21 @@
-"""What the tests of the contract have in common: short ways to run a task, and programs that tell what happens."""
+"""What the tests of the contract have in common: short ways to run a task, and programs that tell what happens.
+
+| section of the contract       | tests                                                             |
+|-------------------------------|-------------------------------------------------------------------|
+| 1 names and entry points      | test_1_names.py (client, futures), test_1_processes.py (the rest) |
+| 2 plans                       | test_2_plans.py                                                   |
+| 3 tasks                       | test_3_table.py (every row), test_3_tasks.py, test_3_requests.py  |
+| 4 external programs           | test_4_programs.py                                                |
+| 5 Python functions            | test_5_functions.py (inputs, values), test_5_outcomes.py          |
+| 6 dynamic slice and get       | test_6_dynamic.py                                                 |
+| 7 own types                   | test_7_plugins.py                                                 |
+| 8 reports                     | test_8_reports.py                                                 |
+| 9 checkpoints                 | test_9_checkpoints.py                                             |
+| 10 the documents of HyperLoom | test_10_seeds.py                                                  |
+
+Those that take the fixture `client` run against an embedded cluster and against a server with two workers that were
+started with the console scripts.
+"""
 
 from pathlib import Path
 

@@ -71,6 +71,15 @@ class TestRequests:
         assert waiting.gather() == b"standard\n"
         client.gather(full)
 
+    def test_only_dynamic_tasks_are_expanded_by_the_server(self, client: Client) -> None:
+        """The policy `scheduler`: dslice, dget."""
+        array = tasks.array_make((tasks.const("a"), tasks.const("b")))
+        assert {tasks.dget(array).policy, tasks.dslice(array).policy} == {"scheduler"}
+        for task, policy in ((tasks.const("x"), "scheduler"), (tasks.dget(array), "simple"), (tasks.dget(array), None)):
+            task.policy = policy  # type: ignore[assignment]
+            with pytest.raises(LoomError, match="policy"):
+                client.submit_one(task)
+
     def test_a_policy_that_is_none(self, client: Client) -> None:
         task = tasks.const("x")
         task.policy = "wild"  # type: ignore[assignment]

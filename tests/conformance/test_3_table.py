@@ -73,6 +73,11 @@ def test_row(client: Client, tmp_path: Path, builder: str) -> None:
     assert run(client, task) == row.value
 
 
+def test_symbols_are_in_levels() -> None:
+    """All built-in task types start with the prefix `loom/`."""
+    assert {row.symbol.split("/")[0] for row in TABLE.values()} == {"loom"}
+
+
 def test_every_builder_has_a_row() -> None:
     assert set(tasks.__all__) - REQUESTS == set(TABLE)
 

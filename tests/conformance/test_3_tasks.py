@@ -60,6 +60,25 @@ class TestOpen:
     def test_a_missing_file_fails_the_task_and_is_named(self, client: Client, tmp_path: Path) -> None:
         assert str(tmp_path / "missing") in failure(client, tasks.open(str(tmp_path / "missing")))
 
+    def test_a_file_that_goes_while_it_is_needed(self, client: Client, tmp_path: Path) -> None:
+        """Only its path is kept: who needs it then fails and names it."""
+        path = tmp_path / "file"
+        path.write_bytes(LARGE)
+        opened = client.submit_one(tasks.open(str(path)))
+        opened.wait()
+        path.unlink()
+
+        @tasks.py_task()
+        def read(a):  # type: ignore[no-untyped-def]
+            return a.read()
+
+        for consumer in (tasks.merge((opened,)), tasks.split(opened), tasks.run("cat", stdin=opened), read(opened)):
+            assert str(path) in failure(client, consumer)
+        with pytest.raises(OSError, match=str(path)):
+            opened.fetch()
+        path.write_bytes(LARGE)
+        assert opened.gather() == LARGE
+
     def test_a_directory(self, client: Client, tmp_path: Path) -> None:
         assert "not a regular file" in failure(client, tasks.open(str(tmp_path)))
 
@@ -101,6 +120,16 @@ class TestSave:
         saved = tasks.save(tasks.open(str(tmp_path / "source")), str(tmp_path / "target"))
         assert run(client, saved) == b""
         assert (tmp_path / "target").read_bytes() == LARGE
+
+    def test_an_input_that_cannot_be_read_is_named(self, client: Client, tmp_path: Path) -> None:
+        source = tmp_path / "source"
+        source.write_bytes(LARGE)
+        opened = client.submit_one(tasks.open(str(source)))
+        opened.wait()
+        source.unlink()
+        assert str(source) in failure(client, tasks.save(opened, str(tmp_path / "target")))
+        assert not list(tmp_path.iterdir())
+        opened.release()
 
     def test_consumers_of_it_come_after_it(self, client: Client, tmp_path: Path) -> None:
         target = str(tmp_path / "target")
@@ -232,6 +261,19 @@ class TestSizeAndLength:
             assert number(run(client, tasks.size(future))) == size
             assert number(run(client, tasks.length(future))) == length
             future.release()
+
+
+def test_symbols_of_data_objects(client: Client, tmp_path: Path) -> None:
+    """`loom/data`, `loom/file`, `loom/array`, `loom/index`, `loom/pyobj`: as functions see what they are given."""
+
+    @tasks.py_task()
+    def show(*inputs):  # type: ignore[no-untyped-def]
+        return " ".join(repr(a).split()[0] for a in inputs)
+
+    (tmp_path / "f").touch()
+    array = tasks.array_make(())
+    inputs = (tasks.const("x"), tasks.open(str(tmp_path / "f")), array, tasks.split(tasks.const("x")), pyobj(1))
+    assert run(client, show(*inputs)) == b"<loom/data <loom/file <loom/array <loom/index <loom/pyobj"
 
 
 class TestWhatIsNoDObject:

@@ -251,6 +251,29 @@ class TestLoading:
         plan = [at(tmp_path / str(i), tasks.run("/bin/false")) for i in range(50)]
         assert client.gather(client.submit(plan, load=True)) == [b"saved %d" % i for i in range(50)]
 
+    def test_submitting_waits_for_nobody(self, client: Client, tmp_path: Path) -> None:
+        """Not for functions that fill every core either."""
+        gate, meet = tmp_path / "gate", tmp_path / "meet"
+        meet.mkdir()
+
+        @tasks.py_task(n_direct_args=2)
+        def wait(i, directory):
+            import pathlib
+            import time
+
+            (pathlib.Path(directory) / "meet" / str(i)).touch()
+            while not (pathlib.Path(directory) / "gate").exists():
+                time.sleep(0.01)
+            return b""
+
+        full = client.submit([wait(i, str(tmp_path)) for i in range(2)])
+        eventually(lambda: len(list(meet.iterdir())) == 2)
+        future = client.submit_one(at(tmp_path / "c", tasks.const("x")), load=True)
+        assert not any(one.finished() for one in full)
+        gate.touch()
+        assert future.gather() == b"x"
+        client.gather(full)
+
     def test_nothing_to_load(self, client: Client) -> None:
         assert load(client, tasks.merge((tasks.const("a"), tasks.run("echo b")))) == b"ab\n"
 

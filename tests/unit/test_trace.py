@@ -3,6 +3,8 @@
 import errno
 import logging
 import os
+import subprocess
+import sys
 from array import array
 from collections.abc import Callable
 from pathlib import Path
@@ -33,7 +35,6 @@ from loom.trace.records import (
 from loom.trace.writer import TraceWriter, opened_now
 from loom.worker import tracing
 from loom.worker.tracing import WorkerTrace
-from loom.worker.usage import family_usage
 
 OPENED = Opened(1, "worker", 3, "host:7", 2, [("mem", 1 << 40)], 5_000_000, 1_700_000_000_000_000, 9)
 RECORDS: list[AnyRecord] = [
@@ -382,14 +383,26 @@ def test_a_trace_that_breaks_is_off_after_the_turn(tmp_path: Path, new_trace: Ca
     assert not trace.on
 
 
-def test_use_of_this_process_grows() -> None:
-    before = family_usage()
-    held = bytearray(os.urandom(1 << 20)) * 30
-    for _ in range(20):
-        sum(range(300_000))
-    after = family_usage()
-    assert after.cpu_us > before.cpu_us
-    assert after.memory_bytes > before.memory_bytes + len(held) // 2
+def test_use_of_a_process_and_its_child_grows() -> None:
+    """In a process of its own: this one may have children that end meanwhile."""
+    script = """
+import subprocess, sys
+from loom.worker.usage import family_usage
+before = family_usage()
+held = b"x" * (60 << 20)
+sum(range(10_000_000))
+alone = family_usage()
+assert alone.cpu_us > before.cpu_us, (before, alone)
+assert alone.memory_bytes > before.memory_bytes + (50 << 20), (before, alone)
+with subprocess.Popen([sys.executable, "-c", "x = b'x' * (60 << 20); print(flush=True); input()"],
+                      stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+    child.stdout.readline()
+    together = family_usage()
+    child.communicate(b"\\n")
+assert together.memory_bytes > alone.memory_bytes + (50 << 20), (alone, together)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=50)
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_first_record_says_when_and_who() -> None:

@@ -9,6 +9,7 @@ import resource
 import signal
 import sys
 from collections.abc import Callable, Coroutine
+from types import FrameType
 from typing import Any, Final
 
 import click
@@ -31,7 +32,12 @@ def set_up_log(level: str) -> None:
 
 
 def run_daemon(serve: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Run to the end; an error of the user's becomes one line and exit status 1."""
+    """Run to the end; an error of the user's becomes one line and exit status 1.
+
+    A signal to stop ends it in good order even before `serve` has called `stop_on_signals`.
+    """
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _leave)
     raise_descriptor_limit()
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
@@ -40,6 +46,10 @@ def run_daemon(serve: Callable[[], Coroutine[Any, Any, None]]) -> None:
         raise click.ClickException(str(error)) from None
     except KeyboardInterrupt:
         pass
+
+
+def _leave(_number: int, _frame: FrameType | None) -> None:
+    sys.exit(0)
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from loom.client.embedded import EmbeddedCluster
 
 DEFAULT_PORT = 9010
-_PATHS_A_QUESTION = 4096
+_PATHS_A_QUESTION = 256  # a worker looks for them in its loop, some microseconds each
 
 _open_clients: weakref.WeakSet[Client] = weakref.WeakSet()
 
@@ -234,6 +234,7 @@ class Client:
     def get_stats(self) -> dict[str, int]:
         """Figures of the whole cluster: n_workers, n_cpus, n_data_objects, n_sessions, n_tasks."""
         self._check_open()
+        self._results.check()
         return self._engine.ask_stats(AskStats())
 
     def set_trace(self, path: str | os.PathLike[str]) -> None:

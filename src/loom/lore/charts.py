@@ -120,7 +120,7 @@ def _timeline_chart(
     _name_rows(plot, report, found)
     legend = _add_tasks(plot, report, columns, groups, colours)
     tasks = [renderer for renderer in plot.renderers if (renderer.name or "").startswith("tasks")]
-    hover = _hover(tasks, merged=bool(found.stretch_us))
+    hover = _hover(tasks, bool((columns["cpus"] > 1).any()), merged=bool(found.stretch_us))
     wheel = WheelZoomTool(dimensions="width", name="wheel")
     box = BoxZoomTool(dimensions="both" if n_rows > 8 else "width")
     pan = PanTool(dimensions="both" if n_rows > _MAX_NAMED_ROWS else "width")
@@ -211,6 +211,7 @@ def _columns(report: Report, found: Timeline) -> dict[str, Any]:
         "size": _view(tasks.sizes_bytes, "u8")[rows].astype("f4"),
         "outcome": _view(tasks.outcomes, "u1")[rows],
         "count": counts,
+        "cpus": _view(tasks.cpus, "u4")[rows],
         "task": rows,
     }
 
@@ -233,16 +234,18 @@ def _rgba(colour: str) -> int:
     return int(colour[1:], 16) << 8 | 0xFF
 
 
-def _hover(renderers: Sequence[Any], merged: bool) -> HoverTool:
+def _hover(renderers: Sequence[Any], several_cores: bool, merged: bool) -> HoverTool:
     lines = [
         ("task", "@name{custom}"),
         ("id", "@id{custom}"),
         ("worker", "@row{custom}"),
-        ("core", "@row{core}"),
+        ("first core" if several_cores else "core", "@row{core}"),
         ("began at", "@left{custom}"),
         ("took", "@duration{custom}"),
         ("result", "@size{custom}"),
     ]
+    if several_cores:
+        lines.insert(4, ("cores", "@cpus"))
     if merged:
         lines.append(("tasks here", "@count{custom}"))
     formatters: dict[str, Any] = {

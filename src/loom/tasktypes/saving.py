@@ -143,8 +143,13 @@ def _run_save(_context: RunContext, config: bytes, inputs: Sequence[DataObject])
     try:
         _write_whole(config, lambda descriptor: write_segments(descriptor, value.segments()))
     except OSError as error:
-        raise TaskError(f"{SAVE}: {name} cannot be written: {error.strerror}") from None
+        raise TaskError(f"{SAVE}: {name} cannot be written: {_reason(error)}") from None
     return Plain(b"")
+
+
+def _reason(error: OSError) -> str:
+    """What went wrong; where that is an input's file, which one. Names of files to be written are bytes here."""
+    return f"{error.strerror}: {error.filename}" if isinstance(error.filename, str) else str(error.strerror)
 
 
 def _run_find(_context: RunContext, config: bytes, _inputs: Sequence[DataObject]) -> DataObject:
@@ -183,6 +188,6 @@ def _from_container(context: RunContext, file: StoredFile, content: memoryview) 
 
 TYPES: Final = (
     TaskType(SAVE, "executor", _run_save),
-    TaskType(FIND, "executor", _run_find),
+    TaskType(FIND, "inline", _run_find),  # whoever submits waits for it, so it must not wait for a long function
     TaskType(LOAD, "executor", _run_load),
 )
