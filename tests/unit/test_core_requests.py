@@ -9,7 +9,7 @@ from loom.core.check import check_worker
 from loom.core.worker import WorkerCore
 from loom.core.worker_amounts import Amounts
 from loom.core.worker_events import Done, FromServer, NotInline, RunInline, TasksDone, WorkerEffect, WorkerEvent
-from loom.core.worker_queues import RestartExecutor, RunOnExecutor, RunProgram, Task
+from loom.core.worker_tasks import RestartExecutor, RunOnExecutor, RunProgram, Task
 from loom.errors import LoomError
 from loom.messages import ResultsFailed, RunTask, RunTasks, TaskKind
 from loom.resources import GPU_PARTS, Request, cpus, parse_size, resources

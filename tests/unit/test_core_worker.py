@@ -33,7 +33,7 @@ from loom.core.worker_events import (
     WorkerEffect,
     WorkerEvent,
 )
-from loom.core.worker_queues import KillExecutor, ReadBack, RunOnExecutor, RunProgram
+from loom.core.worker_tasks import KillExecutor, ReadBack, RunOnExecutor, RunProgram
 from loom.errors import ProtocolError
 from loom.limits import INLINE_TASK_BYTES
 from loom.messages import (

@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from loom.core.worker_events import Done, Failed
-from loom.core.worker_queues import Task, WorkerKind
+from loom.core.worker_tasks import Task, WorkerKind
 from loom.errors import LoomError
 from loom.messages import RunTask
 from loom.resources import Request

@@ -19,7 +19,8 @@ from loom.core.server import ServerCore
 from loom.core.session import Session
 from loom.core.worker import WorkerCore
 from loom.core.worker_amounts import Amounts
-from loom.core.worker_queues import INLINE, PROGRAM, Queues, Task
+from loom.core.worker_queues import Queues
+from loom.core.worker_tasks import INLINE, PROGRAM, Task
 from loom.resources import GPU_PARTS, GPUS
 
 _Loads = dict[Worker, dict[Session, Counter[Kind]]]

@@ -269,7 +269,7 @@ class Graph:
             node.flags |= HAS_LENGTH
             node.session.lengths[node.number] = length
         if node.checkpoint():
-            self._write(node, worker)
+            self.save(node, worker)
         elif flags & (WANTED | INLINED) == WANTED:
             session = node.session
             keep = session.link is not None and not session.full  # else the client fetches it later
@@ -308,21 +308,10 @@ class Graph:
             if consumer.state == states.ASSIGNED:
                 consumer.flags |= RECALLED
 
-    # -- Checkpoints --------------------------------------------------------------------------------------------------
-
-    def _write(self, node: Node, worker: Worker) -> None:
+    def save(self, node: Node, worker: Worker) -> None:
         """Have a finished task's object saved; until then it is kept, and its client hears nothing of it."""
         node.flags |= WRITING
         self.to_write.append((worker, node.id, node.checkpoint()))
-
-    def written(self, node: Node, worker: Worker, error: str) -> None:
-        """`worker` has saved the object, or could not: then the task has failed after all."""
-        node.flags &= ~WRITING
-        if error:
-            self._fail_finished(node, Failure(node.number, worker.name, error))
-        elif node.flags & (WANTED | INLINED) == WANTED:
-            node.session.results_to_tell.append((node, None))
-        self.let_go(node)
 
     # -- Failure ------------------------------------------------------------------------------------------------------
 
@@ -343,7 +332,7 @@ class Graph:
             node.move(states.FAILED)
             node.session.failures[node.number] = failure
             if node.flags & (WANTED | INLINED) == WANTED:
-                self._tell_failure(node, failure)
+                self.tell_failure(node, failure)
             if node.consumers is not None:
                 stack.extend(node.consumers)
                 node.consumers = None
@@ -362,26 +351,9 @@ class Graph:
         error = f"unknown task type {symbol!r}: no worker has it (own types are loaded with loom-worker --load)"
         self.fail(node, Failure(node.number, "", error))
 
-    def _fail_finished(self, node: Node, failure: Failure) -> None:
-        """Fail a finished task, and what has not been finished of those that depend on it; O(all tasks)."""
-        for holder in node.holders():
-            self.to_drop.append((holder, node.id))
-        node.worker = node.replicas = None
-        node.move(states.FAILED)
-        self.n_finished -= 1
-        node.session.failures[node.number] = failure
-        if node.flags & WANTED:
-            self._tell_failure(node, failure)
-        if self.facts is not None:
-            self.facts.append(TaskFailed(node.session.id, failure.task, failure.worker, failure.error))
-        for consumer in node.session.nodes():
-            if consumer.state <= states.ASSIGNED and node in consumer.inputs:
-                if consumer.worker is not None:
-                    self.to_cancel.append((consumer.worker, consumer.id))
-                self.fail(consumer, failure)
-
     @staticmethod
-    def _tell_failure(node: Node, failure: Failure) -> None:
+    def tell_failure(node: Node, failure: Failure) -> None:
+        """Have the client told that a result of its has failed."""
         node.session.failures_to_tell.append(FailedResult(node.number, failure.task, failure.worker, failure.error))
 
     # -- Letting go ---------------------------------------------------------------------------------------------------
@@ -424,9 +396,10 @@ class Graph:
         task = node.id
         for holder in node.holders():
             self.to_drop.append((holder, task))
-        self._object_gone(node)
+        self.object_gone(node)
 
-    def _object_gone(self, node: Node) -> None:
+    def object_gone(self, node: Node) -> None:
+        """The object of a finished task is nowhere any more."""
         node.flags &= ~WRITING
         node.worker = node.replicas = None
         node.move(states.DROPPED)
@@ -481,73 +454,6 @@ class Graph:
         if not unmet:
             self._make_ready(node)
         return dropped
-
-    def lose_worker(self, worker: Worker) -> None:
-        """Take back all that was assigned to a lost worker and recompute what only it held; O(all tasks)."""
-        lost: dict[Node, list[Node]] = {}
-        for session in self.sessions.values():
-            for node in session.nodes():
-                if node.replicas and worker in node.replicas:
-                    node.replicas = [r for r in node.replicas if r is not worker] or None
-                if node.worker is not worker:
-                    continue
-                if node.state == states.ASSIGNED:
-                    self.give_back(node)
-                elif node.state == states.FINISHED:
-                    if node.replicas:
-                        self._move_to_replica(node)
-                    else:
-                        self._object_gone(node)
-                        lost[node] = []
-        worker.ahead.clear()
-        if lost:
-            self._recompute(lost)
-
-    def lose_replica(self, node: Node, worker: Worker) -> None:
-        """`worker` does not hold the object of a finished task (any more); O(all tasks) when nobody else does."""
-        if node.replicas and worker in node.replicas:
-            node.replicas = [r for r in node.replicas if r is not worker] or None
-        elif node.worker is worker:
-            if node.replicas:
-                self._move_to_replica(node)
-            else:
-                self._object_gone(node)
-                self._recompute({node: []})
-
-    def _move_to_replica(self, node: Node) -> None:
-        """The first holder is no more; another one takes its place."""
-        assert node.replicas is not None
-        node.worker, *others = node.replicas
-        node.replicas = others or None
-        if node.flags & WRITING:
-            self._write(node, node.worker)
-
-    def _recompute(self, lost: dict[Node, list[Node]]) -> None:
-        for session in self.sessions.values():
-            for node in session.nodes():
-                if node.state > states.ASSIGNED:
-                    continue
-                for source in node.inputs:
-                    if source in lost:
-                        lost[source].append(node)
-                        self._unmeet(node)
-        for node, consumers in lost.items():
-            if consumers:
-                node.consumers = consumers
-        for node in lost:
-            if node.n_pending or node.flags & (WANTED | INLINED) == WANTED:
-                self.need(node)
-            else:  # it may have been kept for its checkpoint only
-                self.let_go(node)
-
-    def _unmeet(self, node: Node) -> None:
-        node.n_unmet += 1
-        if node.state == states.READY:
-            node.move(states.WAITING)
-        elif node.state == states.ASSIGNED and not node.flags & RECALLED:
-            assert node.worker is not None
-            node.flags |= RECALLED
-            self.to_recall.append((node.worker, node.id))
 
     # -- Sessions -----------------------------------------------------------------------------------------------------
 

@@ -9,10 +9,12 @@ from __future__ import annotations
 from typing import Final
 
 from loom.core import states
+from loom.core.checkpoints import Checkpoints
 from loom.core.cluster import Worker
 from loom.core.columns import column, ids_column
 from loom.core.graph import Graph
 from loom.core.kinds import Kind, Kinds
+from loom.core.losses import Losses
 from loom.core.node import RECALLED, WRITING, Node
 from loom.core.relays import Relays
 from loom.core.schedule import Scheduler
@@ -39,8 +41,10 @@ _PATIENCE_ATTEMPTS: Final = 16  # of a task, until inputs that cannot be brought
 
 
 class Reports:
-    def __init__(self, graph: Graph, scheduler: Scheduler, kinds: Kinds, relays: Relays) -> None:
+    def __init__(self, graph: Graph, losses: Losses, scheduler: Scheduler, kinds: Kinds, relays: Relays) -> None:
         self._graph = graph
+        self._losses = losses
+        self._checkpoints = Checkpoints(graph)
         self._scheduler = scheduler
         self._kinds = kinds
         self._relays = relays
@@ -126,12 +130,12 @@ class Reports:
     def _on_object_missing(self, worker: Worker, object_id: int) -> None:
         node = self._find(object_id)
         if node is not None and node.state == states.FINISHED and worker in node.holders():
-            self._graph.lose_replica(node, worker)
+            self._losses.lose_replica(node, worker)
 
     def _on_checkpoint_written(self, worker: Worker, message: CheckpointWritten) -> None:
         node = self._find(message.object)
         if node is not None and node.flags & WRITING and worker is node.worker:
-            self._graph.written(node, worker, message.error[:MAX_ERROR_CHARS])
+            self._checkpoints.written(node, worker, message.error[:MAX_ERROR_CHARS])
 
     def _on_tasks_given_back(self, worker: Worker, message: TasksGivenBack, now: float) -> None:
         tasks, attempts = column(message.tasks, "Q"), column(message.attempts, "Q")
@@ -156,7 +160,7 @@ class Reports:
             for source in node.inputs:
                 if source.state == states.FINISHED and worker not in source.holders():
                     for holder in source.holders():
-                        self._graph.lose_replica(source, holder)
+                        self._losses.lose_replica(source, holder)
                         self._graph.to_drop.append((holder, source.id))
 
 

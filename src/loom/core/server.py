@@ -26,6 +26,7 @@ from loom.core.events import (
 from loom.core.expand import Expander
 from loom.core.graph import Graph
 from loom.core.kinds import Kinds
+from loom.core.losses import Losses
 from loom.core.news import assign_tasks, tell_changes, tell_client
 from loom.core.node import INLINED, WANTED, WRITING, Node
 from loom.core.outbox import Outbox
@@ -72,13 +73,14 @@ class ServerCore:
         self.incarnation = incarnation
         self.graph = Graph()
         self.scheduler = Scheduler(self.graph)
+        self._losses = Losses(self.graph)
         self.workers: dict[int, Worker] = {}
         self.outbox = Outbox()
         self.relays = Relays(self.outbox)
         self.dying: list[Session] = []  # closed sessions, taken apart in steps
         self.peers: dict[int, Session | Worker | str] = {}  # by link; the role until the first message came
         self._kinds = Kinds()
-        self._reports = Reports(self.graph, self.scheduler, self._kinds, self.relays)
+        self._reports = Reports(self.graph, self._losses, self.scheduler, self._kinds, self.relays)
         self._expander = Expander(self.graph, self._kinds)
         self._tracing = Tracing(self.graph)
         self._next_session = 1
@@ -199,7 +201,7 @@ class ServerCore:
 
     def _lose_worker(self, worker: Worker) -> None:
         del self.workers[worker.id]
-        self.graph.lose_worker(worker)
+        self._losses.lose_worker(worker)
         self.scheduler.remove_worker(worker)
         self.relays.lose_worker(worker)
         self._tracing.on_worker_lost(worker)

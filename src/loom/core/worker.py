@@ -42,7 +42,8 @@ from loom.core.worker_events import (
     WorkerEffect,
     WorkerEvent,
 )
-from loom.core.worker_queues import INLINE, Queues, ReadBack, Task, WorkerKind
+from loom.core.worker_queues import Queues
+from loom.core.worker_tasks import INLINE, ReadBack, Task, WorkerKind
 from loom.errors import ProtocolError
 from loom.ids import session_of
 from loom.limits import INLINE_TASK_BYTES

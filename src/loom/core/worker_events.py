@@ -2,7 +2,15 @@
 
 from msgspec import Struct
 
-from loom.core.worker_queues import KillExecutor, ReadBack, RestartExecutor, Run, RunOnExecutor, RunProgram, Task
+from loom.core.worker_tasks import (
+    KillExecutor,
+    ReadBack,
+    RestartExecutor,
+    Run,
+    RunOnExecutor,
+    RunProgram,
+    Task,
+)
 from loom.messages import FinishedTask, Message, PeerAddress, PlanChunk
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from random import Random
 from typing import NamedTuple
 
-from loom.core.worker_queues import Run, Task
+from loom.core.worker_tasks import Run, Task
 from loom.sim.clock import Clock, Timer
 from loom.sim.tasks import CRASH, SimObject, Spec, error_of, spec_of
 

@@ -36,7 +36,15 @@ from loom.core.worker_events import (
     WorkerEffect,
     WorkerEvent,
 )
-from loom.core.worker_queues import KillExecutor, ReadBack, RestartExecutor, Run, RunOnExecutor, RunProgram, Task
+from loom.core.worker_tasks import (
+    KillExecutor,
+    ReadBack,
+    RestartExecutor,
+    Run,
+    RunOnExecutor,
+    RunProgram,
+    Task,
+)
 from loom.limits import INLINE_RESULT_BYTES
 from loom.messages import RESULT, Message, PeerAddress, PlanChunk, RegisterWorker, RelayPiece
 from loom.sim.clock import Timer

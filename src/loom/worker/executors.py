@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from loom.core.worker_events import Done, ExecutorLost, ExecutorReady, Failed, NotSent, Redirected, WorkerEvent
-from loom.core.worker_queues import Run, Task
+from loom.core.worker_tasks import Run, Task
 from loom.data.buffers import FileSegment, Segment, StoredFile, cut_segment
 from loom.data.pack import rebuild
 from loom.executors.environment import pin_threads

@@ -7,7 +7,7 @@ from time import perf_counter_ns
 from typing import Any
 
 from loom.core.worker_events import Done, Failed, NotInline
-from loom.core.worker_queues import Task
+from loom.core.worker_tasks import Task
 from loom.data.base import DataObject
 from loom.data.buffers import total_size
 from loom.data.own import OwnObject

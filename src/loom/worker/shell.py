@@ -39,7 +39,7 @@ from loom.core.worker_events import (
     WorkerEffect,
     WorkerEvent,
 )
-from loom.core.worker_queues import KillExecutor, ReadBack, RestartExecutor, RunOnExecutor, RunProgram, Task
+from loom.core.worker_tasks import KillExecutor, ReadBack, RestartExecutor, RunOnExecutor, RunProgram, Task
 from loom.data.base import DataObject
 from loom.data.buffers import Segment
 from loom.data.pack import rebuild

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Final, TypeAlias
 
 from loom.core.worker_events import Done, Failed, NotInline
-from loom.core.worker_queues import Task, WorkerKind
+from loom.core.worker_tasks import Task, WorkerKind
 from loom.trace.records import LOOP_LANE, CheckpointSaved, KindNamed, ObjectFetched, Sampled, TaskEndedBadly, TasksRan
 from loom.trace.writer import TraceWriter, now_us, opened_now
 from loom.worker.usage import family_usage
