@@ -1,5 +1,6 @@
 """The contract, section 1: names, and what clients and futures do."""
 
+import copy
 import gc
 import os
 import signal
@@ -191,6 +192,25 @@ class TestFutures:
         for _ in range(300):
             result = client.submit_one(tasks.merge((client.submit_one(tasks.const("a")),)))
             assert result.gather() == b"a"
+
+    def test_a_copy_is_the_future_itself(self, client: Client) -> None:
+        """A second one would release, when Python collects it, what the first one stands for."""
+        future = client.submit_one(tasks.const("x"))
+        assert copy.copy(future) is copy.deepcopy([future])[0] is future
+        plan = copy.deepcopy(tasks.merge((future, tasks.const("y"))))
+        assert client.submit_one(plan).gather() == b"xy"
+        assert future.gather() == b"x"
+
+    def test_neither_futures_nor_clients_travel(self, client: Client) -> None:
+        """They cannot be pickled, and it is said what to do."""
+        future = client.submit_one(tasks.const("x"))
+        given = tasks.py_task(n_direct_args=1)(lambda value: b"")
+        with pytest.raises(LoomError, match="make it an input"):
+            given(future)
+        for held, text in ((future, "make it an input"), (client, "Client cannot be pickled")):
+            with pytest.raises(LoomError, match=text):
+                client.submit_one(tasks.py_task()(lambda held=held: str(held))())
+        assert future.gather() == b"x"
 
     def test_an_unfinished_future_is_given_up(self, client: Client) -> None:
         future = client.submit_one(nap(30))

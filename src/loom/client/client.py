@@ -8,7 +8,7 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from loom.client.future import Future
 from loom.client.results import Payload, Results
@@ -277,6 +277,9 @@ class Client:
                 self._engine.abandon(self._cluster.expect_end, self._cluster.close, terminate=True)
             else:
                 self._engine.abandon(_nothing, _nothing, terminate=False)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a Client cannot be pickled; a function that is to run elsewhere must not use one")
 
     def __enter__(self) -> Client:
         return self

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from loom.tasktypes.task import Reference
 
@@ -60,6 +60,15 @@ class Future(Reference):
         # Only an append: this may run in any thread, between any two instructions, at interpreter exit.
         if not getattr(self, "_released", True):
             self._client._collected.append(self.task_id)
+
+    def __copy__(self) -> Future:
+        return self  # a second one, when it is collected, would release what this one stands for
+
+    def __deepcopy__(self, _memo: object) -> Future:
+        return self
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a Future cannot be pickled; make it an input of the task that needs its result")
 
     def __repr__(self) -> str:
         if self._released:
