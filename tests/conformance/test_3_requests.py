@@ -110,6 +110,30 @@ class TestRequests:
         finally:
             client.release((*full, simple))
 
+    def test_large_light_tasks_run_beside_full_cores(self, client: Client, tmp_path: Path) -> None:
+        """Those that are too large for the worker's loop, too, while functions have all cores."""
+        folder = str(tmp_path)
+
+        @tasks.py_task()
+        def hold(name):
+            import os
+            import time
+
+            open(f"{folder}/{name.read().decode()}", "w").close()
+            while not os.path.exists(f"{folder}/open"):
+                time.sleep(0.005)
+            return b""
+
+        full = client.submit([hold(tasks.const(str(i))) for i in range(2)])
+        eventually(lambda: len(os.listdir(folder)) == 2, what="functions on all cores")
+        large = tasks.run(("/bin/sh", "-c", "head -c 3000000 /dev/zero"), request=None)
+        assert client.submit_one(tasks.size(tasks.merge((large, tasks.const("!"))))).gather() == (3_000_001).to_bytes(
+            8, "little"
+        )
+        assert not any(future.finished() for future in full)
+        (tmp_path / "open").touch()
+        client.gather(full)
+
     def test_what_no_worker_can_meet_waits_alone_until_one_comes(self, cluster: Cluster) -> None:
         with cluster.client() as client:
             wide = client.submit_one(tasks.run("/bin/echo wide", request=tasks.cpus(5)))

@@ -179,7 +179,7 @@ def test_a_failed_copy_fails_who_needs_it_and_nobody_else(bench: Bench) -> None:
     bench.finish(W1, *pieces)
     said = bench.say(W1, TasksFailed([FailedTask(copies[1].task, copies[1].attempt, "it broke", False)]))
     (failed,) = said.one(CLIENT, ResultsFailed).results
-    assert (failed.number, failed.error) == (2, "it broke")
+    assert (failed.number, failed.task, failed.error) == (2, 2, "it broke")
     assert set(listed(said.one(W1, CancelTasks).tasks)) >= {copies[0].task}
     others = [task for task in others if task.task != ids(2)[0]]
     (news,) = bench.finish(W1, *sorted(others, key=lambda task: task.task in ids(3))).all(CLIENT, ResultsReady)

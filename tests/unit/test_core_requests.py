@@ -224,6 +224,22 @@ def test_others_overtake_a_task_without_its_gpu_and_cores_are_kept_for_one_that_
     assert placed(bench.done(2)) == [6]
 
 
+def test_light_tasks_do_not_wait_for_long_functions() -> None:
+    bench = WorkerBench()
+    assert placed(bench.run("function", cpus(1), 1, 2)) == [1, 2]
+    assert placed(bench.run("function", Request(), 3)) == [3]
+    assert bench.task(3).cores == ()
+    assert not placed(bench.run("function", cpus(1), 4))
+    bench.done(3)
+
+
+def test_a_built_in_with_a_request_waits_for_its_core() -> None:
+    bench = WorkerBench()
+    bench.run("program", cpus(2), 1)
+    assert not bench.run("inline", cpus(1), 2)
+    assert placed(bench.done(1)) == [2]
+
+
 def test_a_built_in_that_cannot_run_in_the_loop_goes_to_an_executor() -> None:
     bench = WorkerBench()
     (inline,) = [effect for effect in bench.run("inline", Request(), 1) if isinstance(effect, RunInline)]

@@ -395,7 +395,7 @@ def test_tasks_behind_a_long_one_are_taken_to_an_idle_executor() -> None:
     bench.done(0, duration_us=1000)
     bench.run(*[task(n, FUNCTION) for n in (1, 2, 3, 4)])
     queues = bench.core.queues.executors
-    first, second = (list(executor.queue) for executor in queues)
+    first, second, _light = (list(executor.queue) for executor in queues)
     assert (len(first), len(second)) == (2, 2) or (len(first), len(second)) == (3, 1)
     bench.done(*[t.id & 0xFF for t in second])
     back = bench.all(ReadBack) or bench.step(after_s=0.01).all(ReadBack)

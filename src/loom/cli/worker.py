@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 
 import click
@@ -126,6 +127,9 @@ def main(
     terminate().
     """
     set_up_log("debug" if debug else log_level)
+    if until_stdin_closes and not debug:  # the worker of a script: what functions log is for its user,
+        logging.getLogger("loom.task").setLevel(logging.INFO)
+        logging.getLogger("loom.worker.shell").setLevel(logging.ERROR)  # and what became of the server its client says
     plugins = _choose_plugins(modules, libraries, not no_plugins)
     described = _describe_plugins(plugins)
 

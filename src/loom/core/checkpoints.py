@@ -21,7 +21,7 @@ class Checkpoints:
         """`worker` has saved the object, or could not: then the task has failed after all."""
         node.flags &= ~WRITING
         if error:
-            self._fail(node, Failure(node.number, worker.name, error))
+            self._fail(node, Failure(node.users_number, worker.name, error))
         elif node.flags & (WANTED | INLINED) == WANTED:
             node.session.results_to_tell.append((node, None))
         self._graph.let_go(node)
@@ -37,7 +37,7 @@ class Checkpoints:
         if node.flags & WANTED:
             self._graph.tell_failure(node, failure)
         if self._graph.facts is not None:
-            self._graph.facts.append(TaskFailed(node.session.id, failure.task, failure.worker, failure.error))
+            self._graph.facts.append(TaskFailed(node.session.id, node.number, failure.worker, failure.error))
         for consumer in node.session.nodes():
             if consumer.state <= states.ASSIGNED and node in consumer.inputs:
                 if consumer.worker is not None:

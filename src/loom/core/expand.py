@@ -23,7 +23,7 @@ from loom.core import states
 from loom.core.graph import Graph
 from loom.core.kinds import Kind, Kinds
 from loom.core.node import COPIED, DYNAMIC, EXPANDED, GATHERED, REPEATS, MadeChunk, Node
-from loom.core.session import Failure, Session
+from loom.core.session import Failure
 from loom.ids import NUMBER_BITS
 from loom.limits import MAX_COPIES
 from loom.messages import ARRAY_MAKE, DSLICE, GET, SAME, SLICE, GetConfig, SliceConfig
@@ -111,7 +111,7 @@ class Expander:
         source.flags |= GATHERED
         kind = self._kinds.find(GET, source.kind.label, _LIGHT)
         configs = [_encode(GetConfig(i)) for i in range(len(parts))]
-        return self._make(source.session, kind, source.level(), configs, [[source]] * len(parts))
+        return self._make(source, kind, configs, [[source]] * len(parts))
 
     # -- Dynamic tasks ------------------------------------------------------------------------------------------------
 
@@ -142,11 +142,11 @@ class Expander:
             configs = [_encode(GetConfig(i)) for length in lengths for i in range(length)]
         inputs = [[source] for source, of_one in zip(sources, cuts, strict=True) for _ in of_one]
         kind = self._kinds.find(symbol, node.kind.label, _LIGHT)
-        pieces = self._make(node.session, kind, node.level(), configs, inputs)
+        pieces = self._make(node, kind, configs, inputs)
         self._expand(node, pieces)
 
     def _fail(self, node: Node, error: str) -> None:
-        self._graph.fail(node, Failure(node.number, "", error))
+        self._graph.fail(node, Failure(node.users_number, "", error))
 
     # -- Their consumers ----------------------------------------------------------------------------------------------
 
@@ -165,7 +165,7 @@ class Expander:
         for pieces in product(*[parts[source] for source in in_order]):
             piece_of = dict(zip(in_order, pieces, strict=True))
             own.append([piece_of.get(source, source) for source in inputs])
-        copies = self._make(node.session, node.kind, node.level(), [node.config()] * count, own)
+        copies = self._make(node, node.kind, [node.config()] * count, own)
         self._expand(node, copies)
 
     # -- Both ---------------------------------------------------------------------------------------------------------
@@ -176,13 +176,13 @@ class Expander:
         self._graph.become(node, kind, b"", parts)
         self._to_tell.append(node)
 
-    def _make(
-        self, session: Session, kind: Kind, level: int, configs: list[bytes], inputs: list[list[Node]]
-    ) -> list[Node]:
-        """New tasks of one kind, each with its inputs by position. Nobody consumes them yet."""
+    def _make(self, of: Node, kind: Kind, configs: list[bytes], inputs: list[list[Node]]) -> list[Node]:
+        """New tasks of one kind, run for `of`, each with its inputs by position. Nobody consumes them yet."""
+        session = of.session
         first = session.next_server_made
         session.next_server_made += len(configs)
-        chunk = MadeChunk(first, level, configs, [[source.number for source in own] for own in inputs])
+        numbers = [[source.number for source in own] for own in inputs]
+        chunk = MadeChunk(first, of.level(), configs, numbers, of.users_number)
         made = []
         for number, own in enumerate(inputs, first):
             node = Node(session, number, chunk, kind, tuple(dict.fromkeys(own)), 0)

@@ -60,9 +60,9 @@ class Graph:
 
     # -- Plans --------------------------------------------------------------------------------------------------------
 
-    def add_chunk(self, session: Session, plan: PlanChunk, kind_of: KindOf) -> Node:
+    def add_chunk(self, session: Session, plan: PlanChunk, kind_of: KindOf, stands_for: int | None = None) -> Node:
         """Take a chunk in and return its last task; ProtocolError leaves the session unusable (its link is cut)."""
-        chunk = Chunk(plan)
+        chunk = Chunk(plan, stands_for)
         rows = len(chunk)
         if rows > MAX_CHUNK_TASKS:
             raise ProtocolError(f"a plan chunk of {rows} tasks (limit {MAX_CHUNK_TASKS})")
@@ -161,7 +161,7 @@ class Graph:
 
     def redirect(self, node: Node, plan: PlanChunk, kind_of: KindOf, alias: Kind) -> None:
         """Put `plan` in the place of `node`, which becomes an alias of the plan's last task."""
-        target = self.add_chunk(node.session, plan, kind_of)
+        target = self.add_chunk(node.session, plan, kind_of, node.users_number)
         target.flags |= GATHERED
         self._take_back(node)
         node.move(states.WAITING)
@@ -175,7 +175,8 @@ class Graph:
             if source.consumers is not None and node in source.consumers:
                 source.consumers.remove(node)
         numbers = [source.number for source in inputs]
-        node.chunk = MadeChunk(node.number, node.level(), [config], [numbers], node.checkpoint())
+        stands_for = node.chunk.stands_for
+        node.chunk = MadeChunk(node.number, node.level(), [config], [numbers], stands_for, node.checkpoint())
         node.kind = kind
         node.inputs = tuple(dict.fromkeys(inputs))
         node.flags = node.flags & ~REPEATS | (REPEATS if len(node.inputs) < len(inputs) else 0)
@@ -318,7 +319,7 @@ class Graph:
     def fail(self, node: Node, failure: Failure) -> None:
         """Fail a task and everything that depends on it."""
         if self.facts is not None:
-            self.facts.append(TaskFailed(node.session.id, failure.task, failure.worker, failure.error))
+            self.facts.append(TaskFailed(node.session.id, node.number, failure.worker, failure.error))
         stack = [node]
         settled: list[Node] = []
         while stack:
@@ -349,7 +350,7 @@ class Graph:
         """No worker has the task's type."""
         symbol = node.kind.symbol
         error = f"unknown task type {symbol!r}: no worker has it (own types are loaded with loom-worker --load)"
-        self.fail(node, Failure(node.number, "", error))
+        self.fail(node, Failure(node.users_number, "", error))
 
     @staticmethod
     def tell_failure(node: Node, failure: Failure) -> None:

@@ -35,12 +35,16 @@ def _ascends(offsets: memoryview[int]) -> bool:
 
 
 class Chunk:
-    """Specs of consecutive tasks in the columns they came in; kept as long as a node refers to it."""
+    """Specs of consecutive tasks in the columns they came in; kept as long as a node refers to it.
 
-    __slots__ = ("checkpoints", "config_ends", "configs", "first", "input_ends", "inputs", "levels")
+    `stands_for`: the number of the task of a client's that these are run for; None: they are such themselves.
+    """
 
-    def __init__(self, plan: PlanChunk) -> None:
+    __slots__ = ("checkpoints", "config_ends", "configs", "first", "input_ends", "inputs", "levels", "stands_for")
+
+    def __init__(self, plan: PlanChunk, stands_for: int | None) -> None:
         self.first = plan.first
+        self.stands_for = stands_for
         self.levels = column(plan.levels, "I")
         self.input_ends = column(plan.input_ends, "I")
         self.inputs = column(plan.inputs, "Q")
@@ -82,14 +86,24 @@ class Chunk:
 
 
 class MadeChunk:
-    """Specs that the server writes itself: copies of a task, or one task that becomes something else."""
+    """Specs that the server writes itself: copies of a task, or one task that becomes something else.
 
-    __slots__ = ("_checkpoint", "_configs", "_inputs", "_level", "first")
+    `stands_for` as for Chunk.
+    """
+
+    __slots__ = ("_checkpoint", "_configs", "_inputs", "_level", "first", "stands_for")
 
     def __init__(
-        self, first: int, level: int, configs: list[bytes], inputs: list[list[int]], checkpoint: bytes = b""
+        self,
+        first: int,
+        level: int,
+        configs: list[bytes],
+        inputs: list[list[int]],
+        stands_for: int | None,
+        checkpoint: bytes = b"",
     ) -> None:
         self.first = first
+        self.stands_for = stands_for
         self._level = level
         self._configs = configs
         self._inputs = inputs
@@ -167,6 +181,12 @@ class Node:
     @property
     def id(self) -> int:
         return self.session.id << NUMBER_BITS | self.number
+
+    @property
+    def users_number(self) -> int:
+        """By which a client knows the task, or the one that it is run for."""
+        stands_for = self.chunk.stands_for
+        return self.number if stands_for is None else stands_for
 
     def move(self, state: int) -> None:
         """Change state; a move that is not in the table is a bug of ours."""

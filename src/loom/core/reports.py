@@ -59,7 +59,7 @@ class Reports:
                     node = self._running(worker, failed.task, failed.attempt)
                     if node is not None:
                         error = failed.error[:MAX_ERROR_CHARS]
-                        self._graph.fail(node, Failure(number_of(failed.task), worker.name, error))
+                        self._graph.fail(node, Failure(node.users_number, worker.name, error))
             case TaskRedirected():
                 self._on_task_redirected(worker, message)
             case ObjectsHeld():

@@ -338,7 +338,7 @@ class WorkerCore:
 
     def _make_ready(self, task: Task) -> None:
         task.state = ws.READY
-        if task.kind.place == INLINE:
+        if task.kind.place == INLINE and not task.cpus:
             held = self.held
             if sum([held[i] for i in task.inputs]) <= INLINE_TASK_BYTES or task.kind.symbol in ws.NEVER_TOUCHES_BYTES:
                 self._inline.append(task)

@@ -51,7 +51,8 @@ class Queues:
         self.cpus = cpus
         self.extras = extras
         self.amounts = Amounts(extras)
-        self.executors = [Executor(i) for i in range(cpus)]
+        # one a core, and one more for light tasks, which must not wait for long functions
+        self.executors = [Executor(i) for i in range(cpus + 1)]
         self.ready: deque[Task] = deque()
         self.light: deque[Task] = deque()  # ready ones that ask for no core: they run beside full cores
         self.special: dict[Request, deque[Task]] = {}  # ready ones that ask for more than cores
@@ -176,7 +177,7 @@ class Queues:
         environment = task.kind.environment
         alone = bool(task.kind.extras)
         n_gpus = task.kind.n_gpus
-        for executor in self.executors:
+        for executor in self.executors if not task.cpus else self.executors[:-1]:
             if not executor.alive:
                 continue
             if not executor.queue:

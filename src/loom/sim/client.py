@@ -223,10 +223,10 @@ class SimClient:
         if failed.error in expected.errors or (failed.error.startswith("unknown") and UNKNOWN in expected.errors):
             return True
         killed = self.world.ledger.killed.get(failed.error)
-        if killed is None or session_of(killed) != self.session or number_of(killed) != failed.task:
+        if killed is None or session_of(killed) != self.session:
             return False
-        if failed.task >= SERVER_MADE:
-            return self.reckoning.has_server_made(failed.number)
+        if number_of(killed) != failed.task and number_of(killed) < SERVER_MADE:
+            return False
         return self.reckoning.descends_from(failed.number, failed.task)
 
     def _keep(self, future: SimFuture, value: SimObject) -> None:

@@ -6,8 +6,8 @@ from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 
 from loom.core.columns import column
-from loom.messages import DGET, DSLICE, PlanChunk
-from loom.sim.tasks import REDIRECT, UNKNOWN, Expected, expect, spec_of
+from loom.messages import PlanChunk
+from loom.sim.tasks import Expected, expect
 from loom.tasktypes.plan import EncodedPlan, Reference, Task, encode_plan
 
 
@@ -54,7 +54,6 @@ class Reckoning:
         self.expected: dict[int, Expected] = {}
         self._inputs: dict[int, list[int]] = {}
         self.checkpoints: dict[int, bytes] = {}
-        self._becoming: set[int] = set()  # those that the server makes other tasks of
 
     def encode(self, tasks: Sequence[Task]) -> EncodedPlan:
         plan = encode_plan(tasks, self.next_number, _number_of)
@@ -79,16 +78,9 @@ class Reckoning:
             if checkpoint:
                 self.checkpoints[number] = checkpoint
             self.expected[number] = expect(symbol, config, [self.expected[i] for i in own], checkpoint)
-            is_dynamic = symbol in (DGET, DSLICE)
-            if is_dynamic or (symbol != UNKNOWN and spec_of(symbol, config).outcome == REDIRECT):
-                self._becoming.add(number)
 
     def descends_from(self, number: int, ancestor: int) -> bool:
         return ancestor in self._ancestors(number)
-
-    def has_server_made(self, number: int) -> bool:
-        """Whether a task that the server made may stand for it, or for something that it needs."""
-        return bool(self._ancestors(number) & self._becoming)
 
     def _ancestors(self, number: int) -> set[int]:
         """With the task itself."""

@@ -71,7 +71,7 @@ class SimWorker:
         self.end: End | None = None
         self.alive = True
         self.executors = [
-            SimExecutor(world.clock, world.rng, self._on_results(i), self._on_executor_lost(i)) for i in range(cpus)
+            SimExecutor(world.clock, world.rng, self._on_results(i), self._on_executor_lost(i)) for i in range(cpus + 1)
         ]
         self._programs: dict[Run, Timer] = {}
         self._events: list[WorkerEvent] = []

@@ -61,7 +61,8 @@ class ExecutorPool:
         trace: WorkerTrace,
         plugins: Plugins,
     ) -> None:
-        count = hardware.cpus
+        count = hardware.cpus + 1
+        self._light = hardware.cpus  # the executor that has only light tasks: started when there is one
         self._hardware = hardware
         self._store = store
         self._post = post
@@ -74,13 +75,14 @@ class ExecutorPool:
         self._pinned: list[tuple[int, ...]] = [()] * count  # slots whose cores the process has; (): not pinned yet
         self._idle_deaths = [0] * count
         self._stopped = False
+        self._light_started = False
         self._processes = [
             ExecutorProcess(i, store_directory, self._loop, self._on_results, self._on_lost, plugins.options())
             for i in range(count)
         ]
 
     def start(self) -> None:
-        for process in self._processes:
+        for process in self._processes[: self._light]:
             process.start(self._hardware.variables(1, ()))
 
     def restart(self, index: int, threads: int, gpus: tuple[int, ...]) -> None:
@@ -92,9 +94,12 @@ class ExecutorPool:
         try:
             self._processes[index].restart(self._hardware.variables(threads, gpus))
         except OSError as error:  # no more processes or descriptors now
-            _log.error("executor %d cannot be started, it is tried again: %s", index, error)
-            self._post(ExecutorLost(index, None, "the function's process could not be started"))
-            self._loop.call_later(_RESTART_S, self._restart, index)
+            self._on_not_started(index, error)
+
+    def _on_not_started(self, index: int, error: OSError) -> None:
+        _log.error("executor %d cannot be started, it is tried again: %s", index, error)
+        self._post(ExecutorLost(index, None, "the function's process could not be started"))
+        self._loop.call_later(_RESTART_S, self._restart, index)
 
     def stop(self) -> None:
         self._stopped = True
@@ -106,6 +111,13 @@ class ExecutorPool:
     def send(self, index: int, tasks: Sequence[Task]) -> None:
         """Queue tasks; those there is no room for come back as NotSent."""
         self._hardware.leave_home()
+        if index == self._light and not self._light_started:
+            self._light_started = True
+            try:
+                self._processes[index].start(())
+            except OSError as error:
+                self._on_not_started(index, error)
+                return
         cores = tasks[0].cores  # what is queued behind it has the same, or is light
         if cores and cores != self._pinned[index]:
             self._pin(index, cores)

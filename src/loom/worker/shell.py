@@ -46,7 +46,7 @@ from loom.data.pack import rebuild
 from loom.errors import ConnectError, KeyRefused, LoomError, VersionMismatch
 from loom.executors.programs import ProgramRunner
 from loom.limits import RECONNECT_PAUSE_MAX_S, RECONNECT_PAUSE_S
-from loom.messages import Message, RegisterWorker, RelayPiece, ServerToWorker, WorkerAccepted
+from loom.messages import Message, RegisterWorker, RelayPiece, ServerToWorker, StopWorker, WorkerAccepted
 from loom.net.link import Link, connect
 from loom.net.objects import ObjectFetcher, ObjectServer
 from loom.plugins.chosen import Plugins
@@ -204,6 +204,8 @@ class WorkerShell:
         if self._incarnation is None:
             accepted = [message for message in messages if isinstance(message, WorkerAccepted)]
             self._incarnation = accepted[0].incarnation if accepted else None
+        if any(isinstance(message, StopWorker) for message in messages):
+            self._stopping.set()  # what follows is no news: the server goes, too
         self._post(FromServer(messages))
 
     def on_closed(self, link: Link, reason: str) -> None:
