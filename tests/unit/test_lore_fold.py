@@ -157,6 +157,22 @@ def test_changed_inputs_and_symbols_count(tmp_path: Path) -> None:
     assert edges == {("e", "loom/base/same"): 1, ("c", "e"): 1}
 
 
+def test_what_others_have_taken_the_place_of_is_not_in_the_plan(tmp_path: Path) -> None:
+    made = 1 << 39
+    write(
+        tmp_path,
+        "server",
+        server(),
+        plan([("c", "", ()), ("loom/scheduler/dget", "", (0,))]),
+        plan([("loom/base/get", "", (0,)), ("loom/base/get", "", (0,))], first=made),
+        InputsChanged(5, SESSION, 1, "", array("Q", [made, made + 1]).tobytes()),
+    )
+    report = report_of(tmp_path)
+    assert {report.groups[group]: count for group, count in report.plan.counts.items()} == {"c": 1, "loom/base/get": 2}
+    edges = {(report.groups[a], report.groups[b]): count for (a, b), count in report.plan.edges.items()}
+    assert edges == {("c", "loom/base/get"): 2}
+
+
 def test_functions_are_no_step_of_the_plan(tmp_path: Path) -> None:
     write(tmp_path, "server", server(), plan([("loom/py/value", "f", ()), ("loom/py/call", "f", (0,))]))
     assert not report_of(tmp_path).plan.edges

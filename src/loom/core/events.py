@@ -65,7 +65,10 @@ class PlanGrew(Struct, gc=False):
 
 
 class InputsChanged(Struct, gc=False):
-    """A task has become something else, or has other inputs (numbers by position): redirection, expansion."""
+    """A task has become something else, or has other inputs (numbers by position): redirection, expansion.
+
+    An empty symbol: it does nothing any more, others have taken its place.
+    """
 
     session: int
     number: int

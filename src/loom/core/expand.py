@@ -24,6 +24,7 @@ from loom.core.graph import Graph
 from loom.core.kinds import Kind, Kinds
 from loom.core.node import COPIED, DYNAMIC, EXPANDED, GATHERED, REPEATS, MadeChunk, Node
 from loom.core.session import Failure
+from loom.core.tracing import plan_of
 from loom.ids import NUMBER_BITS
 from loom.limits import MAX_COPIES
 from loom.messages import ARRAY_MAKE, DSLICE, GET, SAME, SLICE, GetConfig, SliceConfig
@@ -191,6 +192,8 @@ class Expander:
             session.put(node)
             self._graph.connect(node, _ALL_EARLIER)
             made.append(node)
+        if self._graph.facts is not None:
+            self._graph.facts += plan_of(session.id, made)
         return made
 
 

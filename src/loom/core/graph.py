@@ -189,7 +189,8 @@ class Graph:
             source.n_pending -= 1
             source.n_children -= 1
         if self.facts is not None:
-            self.facts.append(InputsChanged(node.session.id, node.number, kind.symbol, numbers))
+            symbol = "" if node.is_held() else kind.symbol
+            self.facts.append(InputsChanged(node.session.id, node.number, symbol, numbers))
         lost = self._await_inputs(node)
         for source in old_inputs:
             self.let_go(source)

@@ -35,7 +35,7 @@ class Tracing:
         self._set(path, workers, outbox)
         self._graph.facts = [_joined(worker) for worker in workers]
         for traced in self._graph.sessions.values():
-            self._graph.facts += _plan_of(traced)
+            self._graph.facts += plan_of(traced.id, sorted(traced.nodes(), key=lambda node: node.number))
 
     def _set(self, path: bytes, workers: Iterable[Worker], outbox: Outbox) -> None:
         self._path = path
@@ -74,16 +74,16 @@ def _joined(worker: Worker) -> WorkerJoined:
     return WorkerJoined(worker.id, worker.name, worker.cpus, list(worker.extras.items()))
 
 
-def _plan_of(session: Session) -> Iterator[PlanGrew]:
-    """The tasks that are there already, in stretches of rising numbers."""
+def plan_of(session: int, tasks: Iterable[Node]) -> Iterator[PlanGrew]:
+    """Tasks in the order of their numbers, in stretches without a gap."""
     nodes: list[Node] = []
-    for node in sorted(session.nodes(), key=lambda node: node.number):
+    for node in tasks:
         if nodes and (node.number != nodes[-1].number + 1 or len(nodes) == MAX_CHUNK_TASKS):
-            yield PlanGrew(session.id, _chunk_of(nodes))
+            yield PlanGrew(session, _chunk_of(nodes))
             nodes = []
         nodes.append(node)
     if nodes:
-        yield PlanGrew(session.id, _chunk_of(nodes))
+        yield PlanGrew(session, _chunk_of(nodes))
 
 
 def _chunk_of(nodes: list[Node]) -> PlanChunk:

@@ -25,6 +25,7 @@ class TracedPlan:
         self._starts: list[int] = []  # first id of each stretch, rising once `close` has been called
         self._rows: list[int] = []  # and its first row
         self._lengths: list[int] = []
+        self._gone: set[int] = set()  # tasks in whose place others have come
         self._changed: dict[int, tuple[int, array[int]]] = {}  # by id: its symbol and inputs from then on
 
     def grow(self, record: PlanGrew) -> None:
@@ -48,6 +49,9 @@ class TracedPlan:
 
     def change(self, record: InputsChanged) -> None:
         task = ids.task_id(record.session, record.number)
+        if not record.symbol:
+            self._gone.add(task)
+            return
         self._changed[task] = self._symbols.number(record.symbol), array("Q", record.inputs)
 
     def close(self) -> None:
@@ -83,8 +87,11 @@ class TracedPlan:
 
     def fold(self, graph: PlanGraph) -> None:
         """Add what is here to the graph. O(tasks + inputs)."""
-        for group, count in Counter(self._group_of).items():
-            graph.counts[group] = graph.counts.get(group, 0) + count
+        counts = Counter(self._group_of)
+        counts.subtract(self._group_of[row] for row in map(self._row, self._gone) if row is not None)
+        for group, count in counts.items():
+            if count:
+                graph.counts[group] = graph.counts.get(group, 0) + count
         edges = Counter(self._edges())
         for edge, count in edges.items():
             graph.edges[edge] = graph.edges.get(edge, 0) + count
@@ -96,6 +103,9 @@ class TracedPlan:
             base = ids.task_id(session, 0)
             begin = 0
             for offset, end in enumerate(ends):
+                if start + offset in self._gone:
+                    begin = end
+                    continue
                 change = changed.get(start + offset) if changed else None
                 taken = inputs[begin:end] if change is None else change[1]
                 begin = end

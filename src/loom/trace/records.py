@@ -126,7 +126,7 @@ class PlanGrew(Record, tag=32):
 class InputsChanged(Record, tag=33):
     """A task has other inputs from now on: it was redirected or expanded, or is a consumer of such a task.
 
-    `symbol` is what it does now.
+    `symbol` is what it does now; empty: nothing, others have taken its place.
     """
 
     at_us: int
