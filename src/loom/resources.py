@@ -42,6 +42,9 @@ def resources(cpus: int = 1, mem: int | str = 0, gpus: SupportsFloat = 0, **name
     that workers give them (`loom-worker --resource fpga=2`): `resources(cpus=2, fpga=1)`.
     """
     cores = _cores(cpus).cpus
+    for name, amount in named.items():
+        if isinstance(amount, str | float):
+            raise LoomError(f"resources({name}={amount!r}): a whole number of {name}; memory is asked for with mem=")
     extras = {name: _whole(f"resources({name}={amount!r})", amount) for name, amount in named.items()}
     for name in extras:
         check_name(name)
@@ -91,6 +94,17 @@ def _whole(what: str, amount: object) -> int:
     if isinstance(amount, bool) or not isinstance(amount, int) or not 0 <= amount <= MAX_EXTRA:
         raise LoomError(f"{what}: an amount is an integer from 0 to {MAX_EXTRA}")
     return amount
+
+
+def describe(request: Request) -> str:
+    """A request in words: `2 cores, 4.0 GiB of mem, 0.5 gpus, 1 fpga`."""
+    words = [f"{request.cpus} core{'s' * (request.cpus != 1)}"]
+    for name, amount in request.extras:
+        if name == MEM:
+            words.append(f"{amount / (1 << 30):.3g} GiB of mem")
+        else:
+            words.append(f"{amount / GPU_PARTS if name == GPUS else amount:g} {name}")
+    return ", ".join(words)
 
 
 def is_valid(request: Request) -> bool:

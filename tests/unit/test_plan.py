@@ -238,7 +238,7 @@ def test_only_tasks_are_submitted(submitted: object) -> None:
         ("config", 5, "neither bytes nor str but int"),
         ("config", "\ud800", "configuration is no valid text"),
         ("config", bytes(MAX_CONFIG_BYTES + 1), "limit"),
-        ("resource_request", 4, "resource request is none: 4"),
+        ("resource_request", 4, "no request .*: 4"),
         ("policy", "eager", "its policy is 'eager', not one of"),
         ("policy", "scheduler", "'scheduler'"),
         ("checkpoint_path", "a/b", "is not absolute"),

@@ -27,7 +27,7 @@ def run(symbol: str, config: bytes | str, *inputs: DataObject) -> DataObject:
 
 
 def load(path: bytes) -> DataObject:
-    return run(LOAD, load_task(path, None).config)
+    return run(LOAD, load_task(path).config)
 
 
 @pytest.fixture

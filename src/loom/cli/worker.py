@@ -21,6 +21,8 @@ from loom.worker.hardware import find_hardware, parse_named
 from loom.worker.shell import WorkerShell
 from loom.worker.workdir import WorkDirectory
 
+_log = logging.getLogger("loom.worker")
+
 
 def _checked_size(context: click.Context, parameter: click.Parameter, value: str | None) -> int | None:
     if value is None:
@@ -50,10 +52,17 @@ def _choose_plugins(modules: tuple[str, ...], libraries: tuple[str, ...], instal
 
 def _describe_plugins(plugins: Plugins) -> Description:
     """What they define. A worker whose plugins cannot be loaded ends here, and says why."""
+    if plugins:
+        _log.info("loading plugins: %s", ", ".join((*plugins.modules, *plugins.libraries)))
     try:
-        return describe(plugins)
+        described = describe(plugins)
     except PluginError as error:
         raise _NotLoaded(str(error)) from None
+    if plugins and not described.task_types and not described.data_types:
+        _log.warning(
+            "the plugins define no task types and no data types: is a function to be called (MODULE:FUNCTION)?"
+        )
+    return described
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})

@@ -73,9 +73,11 @@ class Client:
         key = load_key()
         self._cluster: EmbeddedCluster | None = None
         if address is None:
-            from loom.client.embedded import EmbeddedCluster, plugin_options, worker_options
+            from loom.client.embedded import EmbeddedCluster, check_plugins, plugin_options, worker_options
 
             options = worker_options(cpus, gpus, mem, resources) + plugin_options(load or (), load_native or ())
+            if load or load_native:
+                check_plugins(load or (), load_native or ())  # what cannot be loaded is said here, not on stderr
             self._cluster = EmbeddedCluster(options, self._results.broken)
             address, port = self._cluster.address, self._cluster.port
         self._engine = Engine(address, port, key, self._results, self._collected)
@@ -131,7 +133,7 @@ class Client:
             assert isinstance(found, bytes)
             for task, path, is_there in zip(some, paths, found, strict=True):
                 if is_there:
-                    loaded[task] = load_task(path, task.label)
+                    loaded[task] = load_task(path)
         return loaded
 
     def submit_one(self, task: Task, load: bool = False) -> Future:

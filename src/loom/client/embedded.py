@@ -145,6 +145,15 @@ def plugin_options(load: Sequence[str], load_native: Sequence[str | os.PathLike[
     return [f"--load={name}" for name in load] + [f"--load-native={path}" for path in libraries]
 
 
+def check_plugins(load: Sequence[str], load_native: Sequence[str | os.PathLike[str]]) -> None:
+    """PluginError, which is a LoomError, where the worker could not load one of them."""
+    from loom.plugins.chosen import Plugins  # few clients need these
+    from loom.plugins.describing import describe
+
+    libraries = tuple(os.path.abspath(os.fspath(path)) for path in load_native)
+    describe(Plugins(tuple(load), libraries), _import_path())
+
+
 def _let_go_of_all() -> None:
     for cluster in list(_clusters):
         cluster.let_go()

@@ -34,6 +34,9 @@ def wait_for_workers(address: str, port: int, n_workers: int, timeout_s: float) 
 
 
 def main(arguments: list[str]) -> int:
+    if arguments in (["-h"], ["--help"]):
+        print(f"{_USAGE}\n\nWait until that many workers are connected to the server, and for the server itself.")
+        return 0
     try:
         address, port, n_workers, timeout_s = arguments[0], int(arguments[1]), int(arguments[2]), float(arguments[3])
     except (IndexError, ValueError):

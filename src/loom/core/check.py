@@ -44,6 +44,7 @@ def check_server(core: ServerCore, complete: Container[int] = ()) -> None:
     graph, scheduler = core.graph, core.scheduler
     left = (graph.to_drop, graph.to_cancel, graph.to_recall, graph.to_write, graph.touched, scheduler.assigned)
     assert not any(left), f"a step has left something unsaid: {left}"
+    assert not scheduler.unmet, f"a step has left something unsaid: {scheduler.unmet}"
     assert not scheduler.to_ask, f"a step has left something unsaid: {scheduler.to_ask}"
     assert all(n.session.plan_open for n in graph.to_expand), f"these could be expanded: {graph.to_expand}"
 

@@ -3,6 +3,7 @@
 from msgspec import Struct
 
 from loom.messages import Message, PlanChunk
+from loom.resources import Request
 
 
 class LinkUp(Struct, gc=False):
@@ -105,4 +106,12 @@ class Facts(Struct, gc=False):
     facts: list[Fact]
 
 
-ServerEffect = Send | CloseLink | Shutdown | StartTrace | Facts
+class TasksWait(Struct, gc=False):
+    """Tasks are ready and no present worker will ever take them: they wait for one that does."""
+
+    session: int
+    symbol: str
+    request: Request
+
+
+ServerEffect = Send | CloseLink | Shutdown | StartTrace | Facts | TasksWait

@@ -134,7 +134,8 @@ class Expander:
             symbol = GET
             count = sum(lengths)
             if not count:
-                self._fail(node, f"{node.kind.symbol}: the input has no elements")
+                what = "it is empty, or neither an array nor an index (tasks.split makes an index of bytes)"
+                self._fail(node, f"{node.kind.symbol}: the input has no elements: {what}")
                 return
             if count > MAX_COPIES:
                 self._fail(node, f"{node.kind.symbol}: the input has {count} elements (limit {MAX_COPIES})")

@@ -13,6 +13,7 @@ from typing import Final
 from loom.core import states
 from loom.core.cluster import Worker
 from loom.core.graph import Graph
+from loom.core.kinds import Kind
 from loom.core.node import Node
 from loom.core.session import Session
 
@@ -35,6 +36,7 @@ class Scheduler:
         self.assigned: dict[Worker, list[Node]] = {}
         self.to_ask: list[tuple[Worker, int]] = []  # workers to ask for tasks back, and how many
         self.ask_again_at: float | None = None
+        self.unmet: list[tuple[Session, Kind]] = []  # what waits for a worker that is still to come: said once
 
     def add_worker(self, worker: Worker) -> None:
         self.workers[worker.id] = worker
@@ -124,6 +126,7 @@ class Scheduler:
                 worker = self._choose(node)
                 if worker is None:
                     queue.push_back(node)
+                    self._note_unmet(session, node.kind)
                     break
                 self._assign(node, worker)
                 placed = True
@@ -134,6 +137,12 @@ class Scheduler:
                 if not self.room:
                     return False
         return placed and limit_us is not None
+
+    def _note_unmet(self, session: Session, kind: Kind) -> None:
+        key = kind.queue_key
+        if key not in session.unmet_said and not any(worker.suits(kind) for worker in self.workers.values()):
+            session.unmet_said.add(key)
+            self.unmet.append((session, kind))
 
     def _choose(self, node: Node) -> Worker | None:
         best = self._choose_holder(node) if node.inputs else None

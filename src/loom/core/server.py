@@ -22,6 +22,7 @@ from loom.core.events import (
     ServerEffect,
     ServerEvent,
     Shutdown,
+    TasksWait,
 )
 from loom.core.expand import Expander
 from loom.core.graph import Graph
@@ -133,6 +134,9 @@ class ServerCore:
         for worker, count in self.scheduler.to_ask:
             self.outbox.send(worker.link, GiveBack(count))
         self.scheduler.to_ask.clear()
+        for session, kind in self.scheduler.unmet:
+            self._effects.append(TasksWait(session.id, kind.symbol, kind.request))
+        self.scheduler.unmet.clear()
 
     # -- Links --------------------------------------------------------------------------------------------------------
 

@@ -53,6 +53,7 @@ class Session:
         "results_to_tell",
         "token",
         "unacked",
+        "unmet_said",
         "used_us",
     )
 
@@ -69,6 +70,7 @@ class Session:
         self.applied_seq = 0
         self.unacked = False
         self.used_us = 0
+        self.unmet_said: set[QueueKey] = set()  # requests that no worker could meet, of which was told
         self.n_nodes = 0
         self.has_dynamic = False  # some task is or was dynamic
         self.plan_open = False  # chunks of its last plan are still to come

@@ -24,7 +24,8 @@ async def resolve(host: str, port: int) -> list[Address]:
         try:
             found = await asyncio.get_running_loop().getaddrinfo(host, port, type=kind)
         except (OSError, UnicodeError, OverflowError) as error:
-            raise ConnectError(f"{host}:{port}: the name cannot be resolved ({error})") from error
+            hint = "; the port is an argument of its own, not part of the name" if host.count(":") == 1 else ""
+            raise ConnectError(f"{host}:{port}: the name cannot be resolved ({error}){hint}") from error
     addresses = [(family, address) for family, _, _, _, address in found]
     return sorted(addresses, key=lambda one: one[0] != socket.AF_INET)
 

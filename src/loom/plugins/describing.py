@@ -1,6 +1,8 @@
 """Asking a process of its own what plugins define: a worker never runs their code."""
 
+import os
 import sys
+from collections.abc import Sequence
 
 from msgspec import Struct
 from msgspec.json import Decoder
@@ -20,8 +22,11 @@ class Description(Struct):
     data_types: list[str] = []
 
 
-def describe(plugins: Plugins) -> Description:
-    """The symbols that these plugins define. PluginError where one cannot be loaded, or ends the process that tries."""
+def describe(plugins: Plugins, import_path: Sequence[str] = ()) -> Description:
+    """The symbols that these plugins define. PluginError where one cannot be loaded, or ends the process that tries.
+
+    `import_path`: where modules are looked for besides the usual places.
+    """
     if not plugins:
         return Description()
     import subprocess  # a worker without plugins does without
@@ -30,6 +35,7 @@ def describe(plugins: Plugins) -> Description:
         [sys.executable, "-m", "loom.plugins.describe", *plugins.options()],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(import_path)} if import_path else None,
         check=False,
     )
     said = [Decoder(Description).decode(line) for line in done.stdout.splitlines()]

@@ -23,12 +23,14 @@ from loom.core.events import (
     ServerEvent,
     Shutdown,
     StartTrace,
+    TasksWait,
 )
 from loom.core.server import ServerCore
 from loom.errors import LoomError
 from loom.messages import ClientToServer, Message, SubmitChunk, TasksFinished, WorkerToServer
 from loom.net.link import Link, LinkHandler
 from loom.net.listener import Listener, listen
+from loom.resources import describe
 from loom.server.tracing import ServerTrace
 from loom.wire.codec import Decoder
 from loom.wire.handshake import Role
@@ -168,6 +170,13 @@ class ServerShell:
                     self._trace.add(effect.facts)
                 case StartTrace():
                     self._trace.start(os.fsdecode(effect.path))
+                case TasksWait():
+                    _log.warning(
+                        "tasks (%s) of session %d wait: no worker has %s; they run as soon as one comes that has",
+                        effect.symbol,
+                        effect.session,
+                        describe(effect.request),
+                    )
                 case Shutdown():
                     _log.info("stopping: a client asked for it")
                     self.stop()

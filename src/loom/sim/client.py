@@ -36,7 +36,7 @@ from loom.limits import CLIENT_CREDIT_BYTES, SESSION_GRACE_S
 from loom.messages import FailedResult, Message, ReadyResult
 from loom.sim.network import End
 from loom.sim.plans import Reckoning, cut_chunk
-from loom.sim.tasks import UNKNOWN, SimObject, unpack
+from loom.sim.tasks import NO_ELEMENTS, UNKNOWN, SimObject, unpack
 from loom.sim.workloads import WORKLOADS
 from loom.tasktypes.plan import Reference
 from loom.tasktypes.task import is_dynamic
@@ -220,7 +220,9 @@ class SimClient:
 
     def _may_fail(self, failed: FailedResult) -> bool:
         expected = self.reckoning.expected[failed.number]
-        if failed.error in expected.errors or (failed.error.startswith("unknown") and UNKNOWN in expected.errors):
+        if failed.error in expected.errors or (NO_ELEMENTS in expected.errors and failed.error.startswith(NO_ELEMENTS)):
+            return True
+        if failed.error.startswith("unknown") and UNKNOWN in expected.errors:
             return True
         killed = self.world.ledger.killed.get(failed.error)
         if killed is None or session_of(killed) != self.session:

@@ -32,7 +32,7 @@ PLACES: Final = {
     "sim/program": "program",
 }
 MOST_ELEMENTS: Final = 4  # of a simulated object
-NO_ELEMENTS: Final = f"{DGET}: the input has no elements"
+NO_ELEMENTS: Final = f"{DGET}: the input has no elements"  # so it begins
 BAD_PATH: Final = b"/full/"  # a checkpoint below it cannot be written
 DISK_FULL: Final = "no space left on device"
 

@@ -98,7 +98,9 @@ def _request(task: Task) -> Request:
     if is_dynamic(task) and task.policy != "scheduler":
         raise InvalidPlan(f"{name_of(task)}: the server expands it, so its policy is 'scheduler', not {task.policy!r}")
     if request is not None and not isinstance(request, Request):
-        raise InvalidPlan(f"{name_of(task)}: its resource request is none: {request!r:.200}")
+        raise InvalidPlan(
+            f"{name_of(task)}: its resource_request is no request (tasks.cpus, tasks.resources): {request!r:.200}"
+        )
     match task.policy:
         case None | "standard":
             return request or _LIGHT

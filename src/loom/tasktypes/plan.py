@@ -101,9 +101,22 @@ class _Columns:
         self._configs = [_config(task) for task in walk.tasks]
         self._checkpoints = [row for row, task in enumerate(walk.tasks) if task.checkpoint_path is not None]
         self._checkpoint_paths = [check_checkpoint(walk.tasks[row]) for row in self._checkpoints]
+        if len(set(self._checkpoint_paths)) < len(self._checkpoint_paths):
+            self._refuse_shared_checkpoints()
         self._flags = bytearray(len(walk.tasks))
         for number in walk.results:
             self._flags[number - walk.first] = RESULT
+
+    def _refuse_shared_checkpoints(self) -> None:
+        writers: dict[bytes, Task] = {}
+        for row, path in zip(self._checkpoints, self._checkpoint_paths, strict=True):
+            task = self._walk.tasks[row]
+            other = writers.setdefault(path, task)
+            if other is not task:
+                raise InvalidPlan(
+                    f"{name_of(other)} and {name_of(task)} have the same checkpoint_path {task.checkpoint_path!r:.200}:"
+                    " one would be loaded for the other; give each its own"
+                )
 
     def cuts(self, max_tasks: int, target_bytes: int) -> list[tuple[int, int]]:
         """Rows of each chunk: at most so many and about so many bytes, but at least one."""

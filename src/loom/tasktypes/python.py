@@ -118,7 +118,6 @@ class PyTask:
 
     def _pickle_function(self) -> Task:
         task = py_value(self._function)
-        task.label = self._label
         task.resource_request = None  # it only lays bytes down: no core has to be free for it
         self._function_task = task
         return task

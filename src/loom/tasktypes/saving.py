@@ -67,9 +67,9 @@ def find_task(paths: Sequence[bytes]) -> Task:
     return Task(FIND, (), _encode(list(paths)))
 
 
-def load_task(path: bytes, label: str | None) -> Task:
-    """A task whose result is what a checkpoint holds."""
-    return Task(LOAD, (), path, None, label)
+def load_task(path: bytes) -> Task:
+    """A task whose result is what a checkpoint holds. It has no label: durations by label are those of the work."""
+    return Task(LOAD, (), path)
 
 
 def write_checkpoint(path: bytes, value: DataObject) -> int:

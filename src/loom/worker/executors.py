@@ -62,7 +62,7 @@ class ExecutorPool:
         plugins: Plugins,
     ) -> None:
         count = hardware.cpus + 1
-        self._light = hardware.cpus  # the executor that has only light tasks: started when there is one
+        self._started = [False] * count  # processes beyond the cores of the machine, and the last: when they are needed
         self._hardware = hardware
         self._store = store
         self._post = post
@@ -75,15 +75,15 @@ class ExecutorPool:
         self._pinned: list[tuple[int, ...]] = [()] * count  # slots whose cores the process has; (): not pinned yet
         self._idle_deaths = [0] * count
         self._stopped = False
-        self._light_started = False
         self._processes = [
             ExecutorProcess(i, store_directory, self._loop, self._on_results, self._on_lost, plugins.options())
             for i in range(count)
         ]
 
     def start(self) -> None:
-        for process in self._processes[: self._light]:
-            process.start(self._hardware.variables(1, ()))
+        for index in range(min(self._hardware.cpus, len(os.sched_getaffinity(0)))):
+            self._started[index] = True
+            self._processes[index].start(self._hardware.variables(1, ()))
 
     def restart(self, index: int, threads: int, gpus: tuple[int, ...]) -> None:
         """Give an executor that has nothing to do a process with another environment."""
@@ -91,10 +91,23 @@ class ExecutorPool:
         self._hardware.leave_home()  # which the process would be kept to as well
         self._known[index].clear()
         self._pinned[index] = ()
+        process, variables = self._processes[index], self._hardware.variables(threads, gpus)
+        begin = process.restart if self._started[index] else process.start
+        self._started[index] = True
         try:
-            self._processes[index].restart(self._hardware.variables(threads, gpus))
+            begin(variables)
         except OSError as error:  # no more processes or descriptors now
             self._on_not_started(index, error)
+
+    def _start(self, index: int) -> bool:
+        """Start a process for the first time. The last executor has only light tasks, and the worker's environment."""
+        self._started[index] = True
+        try:
+            self._processes[index].start(self._hardware.variables(1 if index < self._hardware.cpus else 0, ()))
+        except OSError as error:
+            self._on_not_started(index, error)
+            return False
+        return True
 
     def _on_not_started(self, index: int, error: OSError) -> None:
         _log.error("executor %d cannot be started, it is tried again: %s", index, error)
@@ -111,13 +124,8 @@ class ExecutorPool:
     def send(self, index: int, tasks: Sequence[Task]) -> None:
         """Queue tasks; those there is no room for come back as NotSent."""
         self._hardware.leave_home()
-        if index == self._light and not self._light_started:
-            self._light_started = True
-            try:
-                self._processes[index].start(())
-            except OSError as error:
-                self._on_not_started(index, error)
-                return
+        if not self._started[index] and not self._start(index):
+            return
         cores = tasks[0].cores  # what is queued behind it has the same, or is light
         if cores and cores != self._pinned[index]:
             self._pin(index, cores)

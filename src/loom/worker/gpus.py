@@ -18,7 +18,7 @@ VISIBLE_DEVICES: Final = "CUDA_VISIBLE_DEVICES"
 
 _PROGRAM: Final = "nvidia-smi"
 _QUERY: Final = ("--query-gpu=index,uuid", "--format=csv,noheader")
-_QUERY_S: Final = 20.0  # without the persistence daemon the driver starts for each query: seconds with many gpus
+_QUERY_S: Final = 10.0  # without the persistence daemon the driver starts for each query: seconds with many gpus
 
 _log = logging.getLogger(__name__)
 
@@ -128,6 +128,8 @@ def query_gpus() -> list[Gpu]:
         index, _, uuid = map(str.strip, line.partition(","))
         if index.isascii() and index.isdigit() and uuid:
             gpus.append(Gpu(index, uuid))
+        elif line.strip():
+            _log.warning("%s said what is no gpu: %.100r", program, line)
     return gpus
 
 
