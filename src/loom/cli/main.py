@@ -36,7 +36,8 @@ def main() -> None:
     """Loom runs large pipelines of interconnected tasks.
 
     On one machine nothing needs to be started: `Client()` in a script brings its own server and worker. On several,
-    run `loom server` on one and `loom worker HOST PORT` on the others, then use `Client(HOST, PORT)`.
+    run `loom server --host ADDRESS --insecure` on one and `loom worker ADDRESS PORT` on the others, then use
+    `Client(ADDRESS, PORT)`. All of them need the same key file, ~/.config/loom/key.
     """
 
 
