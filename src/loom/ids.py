@@ -13,6 +13,7 @@ NUMBER_MASK: Final = (1 << NUMBER_BITS) - 1
 SERVER_MADE: Final = 1 << (NUMBER_BITS - 1)
 INCARNATION_BITS: Final = 12
 _SERVER_COUNT_BITS: Final = NUMBER_BITS - 1 - INCARNATION_BITS
+SERVER_MADE_COUNT: Final = 1 << _SERVER_COUNT_BITS  # of one session and incarnation
 _RUN_BITS: Final = 16
 
 

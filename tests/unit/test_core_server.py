@@ -433,13 +433,17 @@ def test_a_redirection_inside_a_redirection_fails_as_a_whole(bench: Bench) -> No
         chunk_of([Row([7])], first=SERVER_MADE),
         chunk_of([Row()], first=5),
         chunk_of([Row([SERVER_MADE])], first=SERVER_MADE),
+        chunk_of([Row(cpus=1 << 40)], first=SERVER_MADE),
+        chunk_of([Row(extras=(("b", 1), ("a", 1)))], first=SERVER_MADE),
     ],
 )
-def test_a_bad_redirection_costs_the_worker_its_link_only(bench: Bench, chunk: object) -> None:
+def test_a_bad_redirection_costs_its_task_only(bench: Bench, chunk: object) -> None:
     (task,) = bench.submit(CLIENT, [Row(result=True)]).tasks(W1)
     said = bench.say(W1, TaskRedirected(task.task, task.attempt, chunk))  # type: ignore[arg-type]
-    assert "redirection" in said.closed[W1]
-    assert bench.worker(W2).numbers(W2) == [0]
+    assert not said.closed
+    (failed,) = said.one(CLIENT, ResultsFailed).results
+    assert failed.error.startswith("The task returned a plan that is invalid")
+    assert bench.submit(CLIENT, [Row(result=True)], first=1).numbers(W1) == [1]
 
 
 # -- Sessions ---------------------------------------------------------------------------------------------------------

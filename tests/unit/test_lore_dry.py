@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from loom.client import make_dry_report, tasks
-from loom.errors import InvalidPlan
+from loom.errors import InvalidPlan, LoomError
 from loom.lore.dryplan import dry_plan
 from loom.tasktypes.task import Reference, Task
 
@@ -38,7 +38,8 @@ def test_a_small_plan_is_drawn_task_by_task(tmp_path: Path) -> None:
     both.resource_request = tasks.resources(cpus=4, mem="2GiB", gpus=0.5)
     both.checkpoint_path = "/data/both.bin"
     page = page_of(both, tmp_path)
-    assert page.count('class="node"') == 4  # the function is a task, too
+    assert page.count('class="node"') == 3  # the function is no step
+    assert "not drawn (1 task of the type loom/py/value)" in page
     for text in (
         "in: 1",
         "in: 2",
@@ -107,8 +108,34 @@ def test_a_long_chain_of_few_is_drawn(tmp_path: Path) -> None:
     assert page_of(task, tmp_path).count('class="node"') == 251
 
 
-def test_no_tasks(tmp_path: Path) -> None:
-    assert "The plan has no tasks" in page_of([], tmp_path)
+def test_functions_are_tasks_but_no_steps() -> None:
+    value = tasks.py_value(5)
+    plan = dry_plan(work(value, tasks.const("x")))
+    assert len(plan) == 4
+    assert plan.widths() == [2, 1]
+    graph = plan.folded()
+    names = {plan.group_names[group]: count for group, count in graph.counts.items()}
+    assert names == {"loom/py/value": 1, "loom/data/const": 1, "work": 1}
+    assert (sorted(graph.edges.values()), graph.n_functions) == ([1, 1], 1)
+
+
+def test_a_function_that_is_asked_for_is_drawn() -> None:
+    call = work(tasks.const("x"), tasks.const("y"))
+    assert dry_plan([call, call.inputs[0]]).functions == set()  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize("nothing", [[], ()])
+def test_no_task(nothing: object, tmp_path: Path) -> None:
+    with pytest.raises(InvalidPlan, match="there is no task"):
+        page_of(nothing, tmp_path)
+    assert not (tmp_path / "dry.html").exists()
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(LoomError, match=f"there is no folder {tmp_path / 'far'}"):
+        make_dry_report(tasks.const("x"), tmp_path / "far" / "dry.html")
+    with pytest.raises(LoomError, match="cannot be written"):
+        make_dry_report(tasks.const("x"), tmp_path)
 
 
 def cycle() -> Task:

@@ -174,8 +174,16 @@ def test_what_others_have_taken_the_place_of_is_not_in_the_plan(tmp_path: Path) 
 
 
 def test_functions_are_no_step_of_the_plan(tmp_path: Path) -> None:
-    write(tmp_path, "server", server(), plan([("loom/py/value", "f", ()), ("loom/py/call", "f", (0,))]))
-    assert not report_of(tmp_path).plan.edges
+    value, call = "loom/py/value", "loom/py/call"
+    rows = [(value, "", ()), (value, "", ()), (call, "f", (0, 1)), (value, "", ()), (call, "g", (3,))]
+    redirected = InputsChanged(5, SESSION, 4, "loom/base/same", array("Q", [2]).tobytes())
+    write(tmp_path, "server", server(), plan(rows), redirected)
+    report = report_of(tmp_path)
+    names = report.groups
+    assert {names[group]: count for group, count in report.plan.counts.items()} == {value: 1, "f": 1, "g": 1}
+    edges = {(names[a], names[b]): count for (a, b), count in report.plan.edges.items()}
+    assert edges == {(value, "f"): 1, ("f", "g"): 1}
+    assert report.plan.n_functions == 2
 
 
 def test_transfers_checkpoints_samples(tmp_path: Path) -> None:
@@ -221,6 +229,47 @@ def test_utilisation(tmp_path: Path) -> None:
     write(tmp_path, "node1", worker(cpus=2), kind(), ran((0, 0, 0, 0, 100, 1), (1, 0, 1, 50, 50, 1)))
     totals = figures.totals(report_of(tmp_path))
     assert (totals.n_cores, totals.busy_us, totals.utilisation) == (2, 150, 0.75)
+
+
+S = 1_000_000
+
+
+def test_a_worker_is_there_until_it_is_silent_or_the_run_ends(tmp_path: Path) -> None:
+    write(tmp_path, "server", server(), WorkerJoined(S, 3, "node3", 2, []), WorkerLeft(30 * S, 3))
+    samples = [Sampled(at * S, at * S, 1 << 20, 5, 1) for at in range(1, 5)]
+    write(tmp_path, "node1", worker(1), kind(), ran((0, 0, 0, S, 9 * S, 1)), Sampled(9 * S, 0, 1 << 20, 5, 1))
+    write(tmp_path, "node2", worker(2), *samples)
+    write(tmp_path, "node3", worker(3), *samples)
+    write(tmp_path, "node4", worker(4), Sampled(int(9.5 * S), 0, 1 << 20, 5, 1))
+    report = report_of(tmp_path)
+    left = {one.name: one.left_us for one in report.workers}
+    # the server's last record is that of node3, at 30 s; times count from the first task on
+    assert left == {"node1": 10.5 * S, "node2": 4.5 * S, "node3": 4.5 * S, "node4": 10 * S}
+    assert [figures.there_us(report, one)[1] for one in report.workers] == [4.5 * S, 9 * S, 4.5 * S, 9 * S]
+    over_time = curves(report, 9)
+    assert over_time.cores_there == [8, 8, 8, 8, 8, 4, 4, 4, 4, 4]
+    assert over_time.memory[4] > over_time.memory[5] == 0
+    assert over_time.processors[5] == 0
+
+
+def test_workers_that_a_stopped_server_took_along(tmp_path: Path) -> None:
+    write(tmp_path, "server", server())
+    write(tmp_path, "node1", worker(1), kind(), ran((0, 0, 0, 0, 100, 1)))
+    write(tmp_path, "node2", worker(2), kind(), ran((1, 0, 0, 50, 100, 1)))
+    report = report_of(tmp_path)
+    assert [one.left_us for one in report.workers] == [150, 150]
+
+
+def test_utilisation_counts_cores_while_they_were_there(tmp_path: Path) -> None:
+    for incarnation in (1, 2):
+        begun = incarnation * 100 * S
+        write(tmp_path, "server", server(begun, incarnation))
+        rows = ran((0, 0, 0, begun + incarnation * 60 * S, 10 * S, 1))
+        write(tmp_path, "node", worker(incarnation, 1, begun, incarnation), kind(), rows)
+    report = report_of(tmp_path)
+    totals = figures.totals(report)
+    assert (totals.n_cores, len(report.workers)) == (2, 2)
+    assert totals.utilisation == pytest.approx(20 / 80)
 
 
 def test_light_tasks_use_no_core(tmp_path: Path) -> None:

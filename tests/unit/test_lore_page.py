@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 from lore_traces import SESSION, bag, kind, plan, ran, report_of, server, worker, write
 
-from loom.ids import task_id
+from loom.ids import SERVER_MADE, task_id
 from loom.lore.chrome import chrome_trace
 from loom.lore.command import main
 from loom.lore.model import Report
@@ -213,6 +213,70 @@ def test_without_the_library_there_is_a_page_all_the_same(here: Path, monkeypatc
     assert NO_CHARTS.count("\n") == 0
 
 
+def test_a_static_page_does_not_advise_what_is_there(here: Path) -> None:
+    bag(here / "trace", ["a"])
+    done = CliRunner().invoke(main, ["trace", "--static"])
+    assert (done.exit_code, "pip install" in done.output) == (0, False)
+    assert "pip install" not in (here / "output.html").read_text()
+
+
+def three_runs(directory: Path) -> None:
+    for incarnation, label in ((7, "middle"), (2, "newest"), (5, "oldest")):  # incarnations tell no order
+        moment = {"oldest": 0, "middle": 100, "newest": 200}[label] * 1_000_000
+        opened = server(incarnation=incarnation), worker(cpus=2, incarnation=incarnation)
+        for one in opened:
+            one.wall_us += moment
+        write(directory, f"server-{incarnation}", opened[0], plan([("a", f"{label}: 1", ())]))
+        write(directory, "node1", opened[1], kind(), ran((0, 0, 0, 10, 5, 1)))
+
+
+@pytest.mark.parametrize(
+    ("options", "labels", "said"),
+    [
+        ([], {"newest"}, "This is run 3 of 3, the newest. There are 2 other runs in the same directory"),
+        (["--run", "3"], {"newest"}, "This is run 3 of 3"),
+        (["--run", "1"], {"oldest"}, "This is run 1 of 3, begun 2025-06-15"),
+        (["--all-runs"], {"oldest", "middle", "newest"}, "This shows 3 runs together. Give each run a directory"),
+    ],
+)
+def test_runs_in_one_directory_are_told_apart(here: Path, options: list[str], labels: set[str], said: str) -> None:
+    three_runs(here / "trace")
+    (here / "trace" / "broken.trace").write_bytes(b"x")
+    done = CliRunner().invoke(main, ["trace", "--json", "a.json", "-o", "a.html", *options])
+    assert done.exit_code == 0, done.output
+    assert f"Note: {said}" in done.stderr
+    assert "broken.trace is no file of a trace" in done.stderr
+    assert said in (here / "a.html").read_text()
+    data = json.loads((here / "a.json").read_text())
+    assert {one["label"] for one in data["labels"]} == labels
+    assert (len(data["workers"]), data["n_cores"]) == (len(labels), 2)
+
+
+def test_notes_on_files_of_other_runs_are_left_out(here: Path) -> None:
+    three_runs(here / "trace")
+    with open(here / "trace" / "server-5.trace", "ab") as file:
+        file.write(b"cut")
+    assert "cut off" not in CliRunner().invoke(main, ["trace", "--static"]).stderr
+    assert "cut off" in CliRunner().invoke(main, ["trace", "--static", "--run", "1"]).stderr
+
+
+def test_a_run_that_is_not_there(here: Path) -> None:
+    three_runs(here / "trace")
+    done = CliRunner().invoke(main, ["trace", "--run", "4"])
+    assert (done.exit_code, "has no run 4: it holds runs 1 to 3" in done.output) == (1, True)
+    assert CliRunner().invoke(main, ["trace", "--run", "1", "--all-runs"]).exit_code == 2
+
+
+def test_failures_have_no_numbers_of_the_servers(tmp_path: Path) -> None:
+    made = SERVER_MADE + 12
+    failures = [TaskFailed(60, SESSION, number, "node1", "no") for number in (0, made)]
+    write(tmp_path, "server", server(), plan([("my/a", "x: 1", ())]), plan([("my/b", "", ())], made), *failures)
+    text = re.sub("<[^>]*>", "", report_page(report_of(tmp_path), "x", with_charts=False))
+    assert "x: 1 \u00b7 my/a, id 0, on node1" in text
+    assert "my/b \u00b7 made by the server, on node1" in text
+    assert str(made) not in text
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -232,4 +296,6 @@ def test_errors_say_what_to_do(here: Path, arguments: list[str], said: str) -> N
 
 def test_help_teaches() -> None:
     done = CliRunner().invoke(main, ["--help"])
-    assert all(word in done.output for word in ("set_trace", "output.html", "--json", "--chrome-trace", "colour"))
+    assert all(
+        word in done.output for word in ("set_trace", "output.html", "--json", "--chrome-trace", "colour", "--all-runs")
+    )

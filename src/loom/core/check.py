@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Container
+from copy import copy
 
 from loom.core import states
 from loom.core import worker_states as ws
@@ -152,13 +153,20 @@ def _check_workers(core: ServerCore, loads: _Loads) -> None:
     for worker in core.workers.values():
         mine = {session: dict(load) for session, load in loads.get(worker, {}).items()}
         assert worker.loads == mine, f"{worker} is charged with {worker.loads}, it has {mine}"
+        if any(kind.extras for load in mine.values() for kind in load):
+            fresh = copy(worker)
+            fresh.refresh()
+            assert worker.figures() == fresh.figures(), f"{worker} counts {worker.figures()}, not {fresh.figures()}"
+            continue
         counts = worker.n_light, worker.n_tasks, worker.busy_cpus
         light = sum(count for load in mine.values() for kind, count in load.items() if not kind.cpus)
         total = sum(sum(load.values()) for load in mine.values())
         busy_cpus = sum(kind.cpus * count for load in mine.values() for kind, count in load.items())
         assert counts == (light, total - light, busy_cpus), f"{worker} counts {counts}, it has {mine}"
         assert all(n.session.id in core.graph.sessions for n in worker.ahead), f"{worker} is kept for a closed session"
-    assert all(w.open and core.workers.get(w.id) is w for w in core.scheduler.room), "a worker without room is offered"
+    for worker in core.scheduler.room:
+        assert core.workers.get(worker.id) is worker, f"{worker}, which is gone, is offered"
+        assert worker.open, f"{worker} is offered without having room: {worker.figures()}"
 
 
 def _check_links(core: ServerCore) -> None:

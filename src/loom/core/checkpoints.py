@@ -16,6 +16,7 @@ from loom.core.session import Failure
 class Checkpoints:
     def __init__(self, graph: Graph) -> None:
         self._graph = graph
+        self._failed: dict[Node, Failure] = {}  # in this turn; their dependents are still to fail
 
     def written(self, node: Node, worker: Worker, error: str) -> None:
         """`worker` has saved the object, or could not: then the task has failed after all."""
@@ -27,19 +28,30 @@ class Checkpoints:
         self._graph.let_go(node)
 
     def _fail(self, node: Node, failure: Failure) -> None:
-        """Fail a finished task, and what has not been finished of those that depend on it; O(all tasks)."""
+        """Fail a finished task."""
+        graph = self._graph
         for holder in node.holders():
-            self._graph.to_drop.append((holder, node.id))
+            graph.to_drop.append((holder, node.id))
         node.worker = node.replicas = None
         node.move(states.FAILED)
-        self._graph.n_finished -= 1
+        graph.n_finished -= 1
         node.session.failures[node.number] = failure
         if node.flags & WANTED:
-            self._graph.tell_failure(node, failure)
-        if self._graph.facts is not None:
-            self._graph.facts.append(TaskFailed(node.session.id, node.number, failure.worker, failure.error))
-        for consumer in node.session.nodes():
-            if consumer.state <= states.ASSIGNED and node in consumer.inputs:
-                if consumer.worker is not None:
-                    self._graph.to_cancel.append((consumer.worker, consumer.id))
-                self._graph.fail(consumer, failure)
+            graph.tell_failure(node, failure)
+        if graph.facts is not None:
+            graph.facts.append(TaskFailed(node.session.id, node.number, failure.worker, failure.error))
+        if node.n_pending:
+            self._failed[node] = failure
+
+    def fail_dependents(self) -> None:
+        """Fail what is not finished of the tasks that depend on those that failed in this turn; O(all tasks), once."""
+        failed, self._failed = self._failed, {}
+        for session in {node.session: None for node in failed}:
+            for consumer in session.nodes():
+                if consumer.state > states.ASSIGNED:
+                    continue
+                source = next((source for source in consumer.inputs if source in failed), None)
+                if source is not None:
+                    if consumer.worker is not None:
+                        self._graph.to_cancel.append((consumer.worker, consumer.id))
+                    self._graph.fail(consumer, failed[source])

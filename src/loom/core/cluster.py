@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
 from loom.core.kinds import WORKER_WINDOW_US
@@ -37,6 +38,7 @@ class Worker:
         "link",
         "loads",
         "n_light",
+        "n_queued",
         "n_tasks",
         "name",
         "nothing_to_give",
@@ -67,6 +69,7 @@ class Worker:
         self.light_us = 0
         self.n_light = 0
         self.n_tasks = 0
+        self.n_queued = 0  # of them, those that wait for something else than cores
 
     def __repr__(self) -> str:
         return f"<worker {self.id} {self.name}>"
@@ -74,33 +77,50 @@ class Worker:
     def refresh(self) -> None:
         """Derive the figures from `loads`; O(kinds)."""
         backlog_us = light_us = busy_cpus = n_light = n_tasks = 0
+        self.n_queued = 0
         if self.extras_busy:
             self.extras_busy, self.extras_backlog_us = {}, {}
+        special: dict[Kind, int] = {}
         for load in self.loads.values():
             for kind, count in load.items():
-                if kind.cpus:
+                if kind.extras:
+                    special[kind] = special.get(kind, 0) + count
+                elif kind.cpus:
                     n_tasks += count
                     busy_cpus += kind.cpus * count
                     backlog_us += kind.estimate_us * kind.cpus * count
-                    if kind.extras:
-                        self._add_extras(kind, count)
                 else:
                     n_light += count
                     light_us += kind.estimate_us * count
         self.backlog_us, self.light_us, self.busy_cpus = backlog_us, light_us, busy_cpus
         self.n_light, self.n_tasks = n_light, n_tasks
+        if special:
+            self._refresh_special(special)
+
+    def _refresh_special(self, special: dict[Kind, int]) -> None:
+        """Of tasks that ask for more than cores only so many can have cores as there is of the rest."""
+        left = dict(self.extras)
+        for kind, count in special.items():
+            running = min(count, *(left.get(name, 0) // amount for name, amount in kind.extras))
+            for name, amount in kind.extras:
+                left[name] = left.get(name, 0) - running * amount
+            self.n_tasks += count
+            self.n_queued += count - running
+            self.busy_cpus += kind.cpus * running
+            self.backlog_us += kind.estimate_us * kind.cpus * running
+            self._add_extras(kind, count)
 
     def add(self, session: Session, kind: Kind) -> None:
         load = self.loads.get(session)
         if load is None:
             load = self.loads[session] = {}
         load[kind] = load.get(kind, 0) + 1
-        if kind.cpus:
+        if kind.extras:
+            self.refresh()
+        elif kind.cpus:
             self.n_tasks += 1
             self.busy_cpus += kind.cpus
             self.backlog_us += kind.estimate_us * kind.cpus
-            if kind.extras:
-                self._add_extras(kind, 1)
         else:
             self.n_light += 1
             self.light_us += kind.estimate_us
@@ -164,9 +184,21 @@ class Worker:
                     return False
         return True
 
-    def narrowest(self) -> int:
-        """Fewest cores that some kind of task assigned here needs, light tasks aside; O(kinds)."""
-        return min((kind.cpus for load in self.loads.values() for kind in load if kind.cpus), default=0)
+    def figures(self) -> tuple[object, ...]:
+        """Everything that `refresh` derives, estimates of times aside."""
+        return self.n_light, self.n_tasks, self.n_queued, self.busy_cpus, dict(self.extras_busy)
+
+    def n_waiting(self) -> int:
+        """How many of the tasks assigned here cannot run now, about; light ones aside."""
+        return self.n_queued + max(0, self.n_tasks - self.n_queued - self.cpus)
+
+    def is_overcommitted(self) -> bool:
+        """Whether more is assigned here than can run now."""
+        return self.busy_cpus > self.cpus or any(busy > self.extras[name] for name, busy in self.extras_busy.items())
+
+    def kinds(self) -> Iterator[Kind]:
+        """Of the tasks assigned here, light ones aside."""
+        return (kind for load in self.loads.values() for kind in load if kind.cpus)
 
     @property
     def open(self) -> bool:

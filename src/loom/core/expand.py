@@ -22,12 +22,13 @@ from msgspec.msgpack import Encoder
 from loom.core import states
 from loom.core.graph import Graph
 from loom.core.kinds import Kind, Kinds
-from loom.core.node import COPIED, DYNAMIC, EXPANDED, GATHERED, REPEATS, MadeChunk, Node
+from loom.core.node import ALIAS, COPIED, DYNAMIC, EXPANDED, GATHERED, REPEATS, MadeChunk, Node
 from loom.core.session import Failure
 from loom.core.tracing import plan_of
+from loom.errors import ProtocolError
 from loom.ids import NUMBER_BITS
-from loom.limits import MAX_COPIES
-from loom.messages import ARRAY_MAKE, DSLICE, GET, SAME, SLICE, GetConfig, SliceConfig
+from loom.limits import MAX_COPIES, MAX_INPUTS
+from loom.messages import ARRAY_MAKE, DSLICE, GET, SLICE, GetConfig, SliceConfig
 from loom.resources import Request
 
 _PIECES_A_CPU: Final = 4  # of a dslice: enough to even out tasks that differ, and the contract
@@ -58,7 +59,7 @@ class Expander:
             node = next(iter(graph.to_expand))
             del graph.to_expand[node]
             if node.session.id in graph.sessions and node.state in (states.WAITING, states.READY):
-                self._look(node)
+                self._try(node)
                 if node.session.plan_open:
                     later[node] = None
         graph.to_expand = later
@@ -68,16 +69,22 @@ class Expander:
         consumers, expanded.consumers = expanded.consumers or [], None
         for consumer in consumers:
             if consumer.state <= states.ASSIGNED and expanded in consumer.inputs:
-                self._look(consumer)
+                self._try(consumer)
         known: dict[Node, None] = dict.fromkeys(
             expanded.consumers or ()
         )  # those that took other parts meanwhile, and still wait for it
         known.update(dict.fromkeys(c for c in consumers if c.state <= states.ASSIGNED and expanded in c.inputs))
         expanded.consumers = list(known) or None
 
+    def _try(self, node: Node) -> None:
+        try:
+            self._look(node)
+        except ProtocolError as error:  # there are no more numbers
+            self._fail(node, str(error))
+
     def _look(self, node: Node) -> None:
         """Do what can be done with a task that waits."""
-        if node.kind.symbol == SAME or node.flags & EXPANDED:
+        if node.flags & (ALIAS | EXPANDED):
             return
         self._splice(node)
         if node.session.plan_open or node.state != states.WAITING:
@@ -155,13 +162,13 @@ class Expander:
     def _copy(self, node: Node) -> None:
         """Make the copies of a consumer all of whose dynamic inputs are expanded."""
         inputs = _positional(node)
-        parts = {source: self._parts(source) for source in node.inputs if source.flags & DYNAMIC}
-        count = prod(map(len, parts.values()))
-        if count > MAX_COPIES:
-            self._fail(
-                node, f"its dynamic inputs have {count} combinations, and it is copied for each (limit {MAX_COPIES})"
-            )
+        dynamic = [source for source in node.inputs if source.flags & DYNAMIC]
+        count = prod(len(source.inputs) for source in dynamic)
+        if count > MAX_COPIES or count * len(inputs) > MAX_INPUTS:
+            error = f"its dynamic inputs have {count} combinations, and it is copied for each (limit {MAX_COPIES}"
+            self._fail(node, f"{error}, and {MAX_INPUTS} inputs of all copies together)")
             return
+        parts = {source: self._parts(source) for source in dynamic}
         in_order = [source for source in dict.fromkeys(inputs) if source in parts]
         own = []
         for pieces in product(*[parts[source] for source in in_order]):
@@ -181,8 +188,7 @@ class Expander:
     def _make(self, of: Node, kind: Kind, configs: list[bytes], inputs: list[list[Node]]) -> list[Node]:
         """New tasks of one kind, run for `of`, each with its inputs by position. Nobody consumes them yet."""
         session = of.session
-        first = session.next_server_made
-        session.next_server_made += len(configs)
+        first = session.take_numbers(len(configs))
         numbers = [[source.number for source in own] for own in inputs]
         chunk = MadeChunk(first, of.level(), configs, numbers, of.users_number)
         made = []

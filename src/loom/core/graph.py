@@ -18,6 +18,7 @@ from loom.core.columns import column
 from loom.core.events import Fact, InputsChanged, PlanGrew, TaskFailed
 from loom.core.kinds import Kind
 from loom.core.node import (
+    ALIAS,
     COPIED,
     DYNAMIC,
     EXPANDED,
@@ -160,9 +161,16 @@ class Graph:
             self.look_ahead(node)
 
     def redirect(self, node: Node, plan: PlanChunk, kind_of: KindOf, alias: Kind) -> None:
-        """Put `plan` in the place of `node`, which becomes an alias of the plan's last task."""
+        """Put `plan` in the place of `node`, which becomes an alias of the plan's last task.
+
+        ProtocolError, before anything has changed, where it is no plan.
+        """
+        for number in set(column(plan.inputs, "Q")):
+            if number < plan.first and node.session.find(number) is None:
+                raise ProtocolError(f"its input {number} is not there any more")
         target = self.add_chunk(node.session, plan, kind_of, node.users_number)
         target.flags |= GATHERED
+        node.flags |= ALIAS
         self._take_back(node)
         node.move(states.WAITING)
         self._consumers_come_back(node)
@@ -270,6 +278,9 @@ class Graph:
         if length:
             node.flags |= HAS_LENGTH
             node.session.lengths[node.number] = length
+        elif node.flags & HAS_LENGTH:  # it has been made again, and is another one
+            node.flags &= ~HAS_LENGTH
+            del node.session.lengths[node.number]
         if node.checkpoint():
             self.save(node, worker)
         elif flags & (WANTED | INLINED) == WANTED:
@@ -301,6 +312,7 @@ class Graph:
             node.move(states.WAITING)
             self.look_ahead(node)
         else:
+            node.move(states.WAITING)
             self._make_ready(node)
 
     @staticmethod

@@ -26,6 +26,7 @@ COPIED: Final = 64  # a consumer of a dynamic task
 EXPANDED: Final = 128  # a dynamic or copied task that now stands for its inputs, an array of them
 GATHERED: Final = 256  # some task takes its object as one, as a future does
 WRITING: Final = 512  # its object is kept until its checkpoint is in place
+ALIAS: Final = 2048  # it was redirected: its object is that of its input
 HAS_LENGTH: Final = 1024  # the session knows the length of its object
 
 

@@ -50,6 +50,10 @@ class Reports:
         self._relays = relays
         self._alias = kinds.find(SAME, "", Request())  # what a redirected task becomes
 
+    def end_turn(self) -> None:
+        """After the last message of a turn."""
+        self._checkpoints.fail_dependents()
+
     def on_message(self, worker: Worker, message: Message, now: float) -> None:
         match message:
             case TasksFinished():
@@ -107,10 +111,12 @@ class Reports:
         node = self._running(worker, message.task, message.attempt)
         if node is None:
             return
-        session = node.session
-        chunk = _renumber(message.chunk, session.next_server_made, node)
-        session.next_server_made += len(chunk.flags)
-        self._graph.redirect(node, chunk, self._kinds.find, self._alias)
+        try:
+            chunk = _renumber(message.chunk, node.session.take_numbers(len(message.chunk.flags)), node)
+            self._graph.redirect(node, chunk, self._kinds.find, self._alias)
+        except ProtocolError as error:  # the plan comes from the task: it fails, and not its worker
+            failure = Failure(node.users_number, worker.name, f"The task returned a plan that is invalid: {error}")
+            self._graph.fail(node, failure)
 
     def _on_object_held(self, worker: Worker, object_id: int) -> None:
         if session_of(object_id) not in self._graph.sessions:

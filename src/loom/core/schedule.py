@@ -19,6 +19,7 @@ from loom.core.session import Session
 
 _OBJECT_COST_BYTES: Final = 4096  # what one more object to fetch counts, however small: about its round trip
 _EVERYWHERE: Final = 8  # an object with more replicas than this says nothing about where to run
+_PASSED_OVER_S: Final = 0.25  # how long a task that asks for more than a core waits until cores are kept for it
 _ASK_AGAIN_S: Final = 0.005  # pause before asking a worker for work again, doubled each time it had none
 _ASK_AGAIN_MAX_S: Final = 0.2
 _WORTH_MOVING_US: Final = 1_000  # a backlog shorter than this is gone before the answer comes
@@ -32,6 +33,7 @@ class Scheduler:
         self._graph = graph
         self.workers: dict[int, Worker] = {}
         self.room: dict[Worker, None] = {}  # workers with room, in turn
+        self._now = 0.0
         self._idle: dict[Worker, None] = {}  # workers that had a free core when last looked at
         self.assigned: dict[Worker, list[Node]] = {}
         self.to_ask: list[tuple[Worker, int]] = []  # workers to ask for tasks back, and how many
@@ -49,8 +51,10 @@ class Scheduler:
         self._graph.touched.pop(worker, None)
 
     def run(self, now: float) -> None:
+        self._now = now
         touched = self._graph.touched
         self.ask_again_at = None
+        self._make_way()
         if touched or self.room:
             while touched:
                 self._place_ahead(touched)
@@ -102,6 +106,50 @@ class Scheduler:
         else:
             batch.append(node)
 
+    # -- Tasks that others would overtake for ever ---------------------------------------------------------------------
+
+    def _make_way(self) -> None:
+        """Assign tasks that have been passed over for long to workers that would be big enough, though they are busy.
+
+        What asks for one core finds room as soon as anything ends. What asks for more may never find it where others
+        come first. The worker that has such a task keeps free what it needs; one a worker at a time.
+        """
+        for session in self._graph.sessions.values():
+            for key, queue in list(session.ready.items()):
+                request = key[0]
+                if request.cpus <= 1 and not request.extras:
+                    continue
+                node = queue.pop()
+                if node is None:
+                    del session.ready[key]
+                    session.passed_over.pop(key, None)
+                    continue
+                worker = self._worker_to_keep(session, node)
+                if worker is None:
+                    queue.push_back(node)
+                else:
+                    del session.passed_over[key]
+                    self._assign(node, worker)
+                    if not worker.open:
+                        self.room.pop(worker, None)
+
+    def _worker_to_keep(self, session: Session, node: Node) -> Worker | None:
+        """The least busy worker for a task whose time has come."""
+        kind = node.kind
+        key = kind.queue_key
+        suiting = [worker for worker in self.workers.values() if worker.suits(kind)]
+        if not suiting:
+            if self.workers and key not in session.unmet_said:
+                session.unmet_said.add(key)
+                self.unmet.append((session, kind))
+            return None
+        deadline = session.passed_over.setdefault(key, self._now) + _PASSED_OVER_S
+        if self._now < deadline:
+            self._wake_at(deadline)
+            return None
+        free = [worker for worker in suiting if not worker.full and not worker.is_overcommitted()]
+        return min(free, key=_backlog, default=None)
+
     # -- Ready tasks --------------------------------------------------------------------------------------------------
 
     def _place_ready(self) -> None:
@@ -118,6 +166,8 @@ class Scheduler:
         """Place tasks of one session; False when it has none that could be placed."""
         placed = False
         for key, queue in list(session.ready.items()):
+            if len(session.ready) > 1:  # another line comes first next time
+                session.ready[key] = session.ready.pop(key)
             while True:
                 node = queue.pop()
                 if node is None:
@@ -126,23 +176,21 @@ class Scheduler:
                 worker = self._choose(node)
                 if worker is None:
                     queue.push_back(node)
-                    self._note_unmet(session, node.kind)
                     break
                 self._assign(node, worker)
+                if session.passed_over:
+                    session.passed_over.pop(key, None)
                 placed = True
                 if not worker.open:
-                    del self.room[worker]
+                    self.room.pop(worker, None)
                 if limit_us is not None and session.used_us >= limit_us:
                     return True
                 if not self.room:
                     return False
         return placed and limit_us is not None
 
-    def _note_unmet(self, session: Session, kind: Kind) -> None:
-        key = kind.queue_key
-        if key not in session.unmet_said and not any(worker.suits(kind) for worker in self.workers.values()):
-            session.unmet_said.add(key)
-            self.unmet.append((session, kind))
+    def _wake_at(self, deadline: float) -> None:
+        self.ask_again_at = min(self.ask_again_at or deadline, deadline)
 
     def _choose(self, node: Node) -> Worker | None:
         best = self._choose_holder(node) if node.inputs else None
@@ -208,23 +256,23 @@ class Scheduler:
 
     def _balance(self, now: float) -> None:
         """Where a core is idle although all that can be placed is placed, ask the longest queue to give some back."""
-        idle = [w.cpus - w.busy_cpus for w in self.room if w.idle]
-        idle_cpus = sum(idle)
+        idle = [w for w in self.room if w.idle]
+        idle_cpus = sum(w.cpus - w.busy_cpus for w in idle)
         if not idle_cpus or len(self.workers) < 2:
             return
         victim: Worker | None = None
         for worker in self.workers.values():
-            if worker.asked or worker.n_tasks <= worker.cpus or worker.backlog_us < _WORTH_MOVING_US:
+            if worker.asked or not worker.n_waiting() or worker.backlog_us < _WORTH_MOVING_US:
                 continue
-            if worker.narrowest() > max(idle):
+            if not any(other.is_free_for(kind) for kind in worker.kinds() for other in idle if other is not worker):
                 continue
             if now < worker.ask_after:
-                self.ask_again_at = min(self.ask_again_at or worker.ask_after, worker.ask_after)
+                self._wake_at(worker.ask_after)
             elif victim is None or worker.backlog_us > victim.backlog_us:
                 victim = worker
         if victim is not None:
             victim.asked = True
-            spare = victim.n_tasks - victim.cpus
+            spare = victim.n_waiting()
             self.to_ask.append((victim, max(1, spare * idle_cpus // (idle_cpus + victim.cpus))))
 
     @staticmethod
@@ -241,6 +289,10 @@ class Scheduler:
 def _keeps_waiting(worker: Worker) -> bool:
     """Whether a task sent there now will not start soon."""
     return worker.busy_cpus >= worker.cpus and worker.backlog_us > _WORTH_MOVING_US * worker.cpus
+
+
+def _backlog(worker: Worker) -> int:
+    return worker.backlog_us
 
 
 def _used(session: Session) -> int:

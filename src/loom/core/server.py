@@ -105,6 +105,7 @@ class ServerCore:
                     self._on_link_full(event.link, True)
                 case LinkDrained():
                     self._on_link_full(event.link, False)
+        self._reports.end_turn()
         self._end_sessions()
         if self.graph.to_expand:
             self._expander.run(sum(w.cpus for w in self.workers.values()))

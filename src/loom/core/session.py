@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from loom.core.node import Node
 from loom.core.ready import ReadyQueue
-from loom.ids import before_first_attempt, first_server_made
+from loom.errors import ProtocolError
+from loom.ids import SERVER_MADE_COUNT, before_first_attempt, first_server_made
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,6 +34,7 @@ class Session:
     __slots__ = (
         "_live",
         "_pages",
+        "_server_made_end",
         "applied_seq",
         "before_first_attempt",
         "credit_bytes",
@@ -47,6 +49,7 @@ class Session:
         "n_nodes",
         "next_number",
         "next_server_made",
+        "passed_over",
         "peers_told",
         "plan_open",
         "ready",
@@ -67,9 +70,11 @@ class Session:
         self.before_first_attempt = before_first_attempt(incarnation)
         self.next_number = 0
         self.next_server_made = first_server_made(incarnation)
+        self._server_made_end = self.next_server_made + SERVER_MADE_COUNT
         self.applied_seq = 0
         self.unacked = False
         self.used_us = 0
+        self.passed_over: dict[QueueKey, float] = {}  # since when no worker has had room for what is first there
         self.unmet_said: set[QueueKey] = set()  # requests that no worker could meet, of which was told
         self.n_nodes = 0
         self.has_dynamic = False  # some task is or was dynamic
@@ -122,6 +127,14 @@ class Session:
         if queue is None:
             queue = self.ready[key] = ReadyQueue()
         queue.push(node)
+
+    def take_numbers(self, count: int) -> int:
+        """Numbers for tasks that the server makes, from the one returned on. ProtocolError where there are no more."""
+        first = self.next_server_made
+        if first + count > self._server_made_end:
+            raise ProtocolError("the session has used up the numbers for tasks that the server makes")
+        self.next_server_made = first + count
+        return first
 
     def take_page(self) -> list[Node | None] | None:
         """Remove some page of tasks and return it: for taking a closed session apart in steps."""

@@ -366,7 +366,7 @@ class WorkerCore:
         task = self.tasks.get(event.task)
         if task is not None and task.attempt == event.attempt:
             task.state = ws.READY
-            self.queues.add(task)
+            self._requeue([task])
 
     def _on_checkpoint_done(self, event: CheckpointDone) -> None:
         if event.object in self.saving:  # else it was for a server that is gone

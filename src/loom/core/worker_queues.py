@@ -132,13 +132,18 @@ class Queues:
 
     def _start_special(self, now: float, effects: list[QueueEffect], batches: dict[int, list[Task]]) -> bool:
         """Start what asks for more than cores; True while cores are to be kept for such a task."""
+        kept = self._kept_amounts(now)
         for request, line in list(self.special.items()):
             while line:
                 task = line[0]
                 if task.state != ws.READY:
                     line.popleft()
                     continue
+                if any(kept.get(name, task) is not task for name, _ in task.kind.extras):
+                    break
                 if not self.amounts.has(task.kind.extras):
+                    if task.blocked_since is None:
+                        task.blocked_since = now
                     break
                 executor = self.executor_for(task) if task.kind.place != PROGRAM else None
                 if task.cpus > self.free_cpus or (executor is None and task.kind.place != PROGRAM):
@@ -158,6 +163,17 @@ class Queues:
             if not line:
                 del self.special[request]
         return False
+
+    def _kept_amounts(self, now: float) -> dict[str, Task]:
+        """What is kept for tasks that have been overtaken for long, each for the one that has waited longest."""
+        kept: dict[str, Task] = {}
+        if len(self.special) > 1:
+            heads = [line[0] for line in self.special.values() if line]
+            waiting = [t for t in heads if t.blocked_since is not None and now - t.blocked_since >= _RESERVE_AFTER_S]
+            for task in sorted(waiting, key=lambda task: task.blocked_since or now):
+                for name, _ in task.kind.extras:
+                    kept.setdefault(name, task)
+        return kept
 
     def _start_program(self, task: Task, effects: list[QueueEffect]) -> None:
         task.state = ws.RUNNING

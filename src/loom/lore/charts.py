@@ -28,7 +28,6 @@ from bokeh.models import (
     PanTool,
     Range1d,
     ResetTool,
-    SaveTool,
     WheelZoomTool,
 )
 from bokeh.models.annotations import Legend, Title
@@ -116,7 +115,7 @@ def _timeline_chart(
 ) -> tuple[figure, list[tuple[str, str, str]]]:
     n_rows = len(found.rows)
     y_range = Range1d(start=max(n_rows, 1), end=0, name="rows", bounds=(0, max(n_rows, 1)))
-    plot = _figure("Tasks by worker and core", min(max(22 * n_rows + 90, 170), 900), x_range, y_range)
+    plot = _figure("Tasks by worker and core", min(max(22 * n_rows + 120, 200), 930), x_range, y_range)
     _name_rows(plot, report, found)
     legend = _add_tasks(plot, report, columns, groups, colours)
     tasks = [renderer for renderer in plot.renderers if (renderer.name or "").startswith("tasks")]
@@ -124,7 +123,7 @@ def _timeline_chart(
     wheel = WheelZoomTool(dimensions="width", name="wheel")
     box = BoxZoomTool(dimensions="both" if n_rows > 8 else "width")
     pan = PanTool(dimensions="both" if n_rows > _MAX_NAMED_ROWS else "width")
-    plot.add_tools(pan, wheel, box, ResetTool(), SaveTool(), hover)
+    plot.add_tools(pan, wheel, box, ResetTool(), hover)
     plot.toolbar.active_drag, plot.toolbar.active_scroll = pan, wheel
     return plot, legend
 
@@ -257,7 +256,12 @@ def _hover(renderers: Sequence[Any], several_cores: bool, merged: bool) -> Hover
         code="return format === 'core' ? loom.formats.core(value) : loom.formats.worker(value)"
     )
     return HoverTool(
-        renderers=list(renderers), tooltips=lines, formatters=formatters, point_policy="follow_mouse", name="hover"
+        renderers=list(renderers),
+        tooltips=lines,
+        formatters=formatters,
+        point_policy="follow_mouse",
+        name="hover",
+        visible=False,
     )
 
 
@@ -265,7 +269,7 @@ def _hover(renderers: Sequence[Any], several_cores: bool, merged: bool) -> Hover
 
 
 def _cores_chart(curves: Curves, x_range: Range1d, n_cores: int) -> figure:
-    plot = _figure("Cores in use", 190, x_range, Range1d(start=0, end=max(n_cores, 1) * 1.08))
+    plot = _figure("Cores in use", 220, x_range, Range1d(start=0, end=max(n_cores, 1) * 1.08))
     entries: list[tuple[str, list[Any]]] = []
     if curves.cores:
         edges = numpy.array(curves.bins_us) / 1e6
@@ -280,15 +284,16 @@ def _cores_chart(curves: Curves, x_range: Range1d, n_cores: int) -> figure:
         measured = plot.line(x, y, line_color="#c9463d", line_width=1.5)
         entries.append(("processors really used, all processes of the workers", [measured]))
     if n_cores:
-        there = plot.hspan(y=[n_cores], line_color=_FAINT, line_dash="dashed")
-        entries.append((f"{n_cores:,} cores" if n_cores > 1 else "1 core", [there]))
+        times, there = numpy.array(curves.times_us) / 1e6, numpy.array(curves.cores_there, "i4")
+        steps = plot.step(times, there, mode="after", line_color=_FAINT, line_dash="dashed")
+        entries.append(("cores there", [steps]))
     _finish_curves(plot, entries)
     return plot
 
 
 def _memory_chart(report: Report, curves: Curves, x_range: Range1d) -> figure:
     most = max((*curves.memory, *curves.store), default=1.0)
-    plot = _figure("Memory", 190, x_range, Range1d(start=0, end=1.08 * most or 1.0))
+    plot = _figure("Memory", 220, x_range, Range1d(start=0, end=1.08 * most or 1.0))
     plot.yaxis.ticker = AdaptiveTicker(base=1024, mantissas=[1, 2, 4, 8, 16, 32, 64, 128, 256, 512])
     plot.yaxis.formatter = NumeralTickFormatter(format="0.[0] ib")
     x = numpy.array(curves.times_us) / 1e6
@@ -308,7 +313,8 @@ def _finish_curves(plot: figure, entries: Sequence[tuple[str, list[Any]]]) -> No
     legend = Legend(items=list(entries), orientation="horizontal", border_line_color=None, margin=4, spacing=18)
     legend.label_text_font_size = "12px"
     plot.add_layout(legend, "above")
-    plot.add_tools(PanTool(dimensions="width"), WheelZoomTool(dimensions="width"), ResetTool(), SaveTool())
+    wheel, box = WheelZoomTool(dimensions="width"), BoxZoomTool(dimensions="width")
+    plot.add_tools(PanTool(dimensions="width"), wheel, box, ResetTool())
 
 
 def _figure(title: str, height: int, x_range: Range1d, y_range: Range1d) -> figure:
@@ -321,6 +327,8 @@ def _figure(title: str, height: int, x_range: Range1d, y_range: Range1d) -> figu
         tools="",
         output_backend="canvas",
         lod_threshold=None,
+        toolbar_location="above",  # beside a low chart it is cut
+        toolbar_sticky=False,
         outline_line_color=_LINE,
         min_border_left=150,
         min_border_right=20,

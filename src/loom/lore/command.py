@@ -12,6 +12,7 @@ from loom.lore import units
 from loom.lore.fold import fold
 from loom.lore.model import Report
 from loom.lore.page import NO_CHARTS, has_charts, report_page
+from loom.lore.runs import all_runs, one_run
 from loom.trace.reader import read_trace
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
@@ -30,6 +31,13 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
     "--chrome-trace", metavar="FILE", type=_FILE, help="Write a trace for https://ui.perfetto.dev or chrome://tracing."
 )
 @click.option("--title", help="The report's title.  [default: the name of the directory]")
+@click.option(
+    "--run",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Show run N of the directory, 1 is the oldest.  [default: the newest]",
+)
+@click.option("--all-runs", "together", is_flag=True, help="Show all runs of the directory together.")
 @click.option("--static", is_flag=True, help="Leave the interactive charts out: tables and a picture, a small file.")
 @click.version_option(__version__, prog_name="loom.lore")
 def main(
@@ -38,6 +46,8 @@ def main(
     json_file: Path | None,
     chrome_trace: Path | None,
     title: str | None,
+    run: int | None,
+    together: bool,
     static: bool,
 ) -> None:
     """Make a report of the trace in DIR: one HTML file that opens in any browser, without a network.
@@ -55,9 +65,14 @@ def main(
     The report shows when each task ran on which worker and core, cores and memory in use, figures by label, failures,
     the plan, and what moved between workers. Tasks whose labels are the same up to the first colon share a colour. A
     trace may be read while the system runs: the report shows what has been written so far.
+
+    Give each run a directory of its own. Where several runs have used one, the report shows the newest and says so.
     """
+    if together and run is not None:
+        raise click.UsageError("--run shows one run and --all-runs all of them: give one of the two")
     try:
         trace = read_trace(directory)
+        trace = all_runs(trace) if together else one_run(trace, run)
     except LoomError as error:
         raise click.ClickException(str(error)) from None
     report = fold(trace)

@@ -14,6 +14,11 @@ from loom.lore.units import count
 
 _BOX_WIDTH: Final = 176
 _COLUMN_GAP: Final = 76
+_NARROW_GAP: Final = 46  # where there are many columns
+_MANY_COLUMNS: Final = 6
+_PAGE_WIDTH: Final = 1200  # of a drawing on a usual screen
+_MIN_SCALE: Final = 0.5  # a drawing that fits with that is made to fit
+_SCROLLED_SCALE: Final = 0.8  # of one that does not
 _MARGIN: Final = 14
 _LOOP_ROOM: Final = 16  # above a box that has an edge to itself
 _CHAR_WIDTH: Final = 7.2  # of the font of names, on average
@@ -40,14 +45,16 @@ def graph(nodes: Sequence[Node], edges: Mapping[Edge, int]) -> Html:
     box_height = 42 if two_lines else 26
     loops = any(a == b for a, b in edges)
     pitch = box_height + 14 + (_LOOP_ROOM if loops else 0)
-    width = 2 * _MARGIN + layout.n_layers * _BOX_WIDTH + max(layout.n_layers - 1, 0) * _COLUMN_GAP
+    gap = _NARROW_GAP if layout.n_layers > _MANY_COLUMNS else _COLUMN_GAP
+    width = 2 * _MARGIN + layout.n_layers * _BOX_WIDTH + max(layout.n_layers - 1, 0) * gap
+    scale = _MIN_SCALE if _MIN_SCALE * width <= _PAGE_WIDTH else _SCROLLED_SCALE
     top = _MARGIN + (_LOOP_ROOM if loops else 0)
     height = top + _MARGIN + (layout.height - 1) * pitch + box_height if nodes else 2 * _MARGIN
 
     def at(point: Point) -> tuple[float, float]:
         """The left end of the middle line of what stands there."""
         layer, y = point
-        return _MARGIN + layer * (_BOX_WIDTH + _COLUMN_GAP), top + y * pitch + box_height / 2
+        return _MARGIN + layer * (_BOX_WIDTH + gap), top + y * pitch + box_height / 2
 
     labelled = len(edges) <= _MAX_LABELLED_EDGES and any(number > 1 for number in edges.values())
     strongest = max(edges.values(), default=1)
@@ -59,7 +66,7 @@ def graph(nodes: Sequence[Node], edges: Mapping[Edge, int]) -> Html:
             path = _loop(x, y - box_height / 2)
             middle = x + _BOX_WIDTH / 2, y - box_height / 2 - 13
         else:
-            path, middle = _curve([at(point) for point in layout.ways[a, b]])
+            path, middle = _curve([at(point) for point in layout.ways[a, b]], gap)
         stroke = 1.2 + 2.3 * math.log1p(number) / math.log1p(strongest) if strongest > 1 else 1.4
         tip = escape(f"{nodes[a].name} \N{RIGHTWARDS ARROW} {nodes[b].name}: {count(number, 'input')}")
         curves.append(
@@ -74,7 +81,7 @@ def graph(nodes: Sequence[Node], edges: Mapping[Edge, int]) -> Html:
     return Html(
         f'<div class="picture"><svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{height:.0f}" '
         f'viewBox="0 0 {width:.0f} {height:.0f}" role="img" aria-label="The plan as a graph" '
-        f'style="width:100%;height:auto;max-width:{width:.0f}px;min-width:{0.65 * width:.0f}px">'
+        f'style="width:100%;height:auto;max-width:{width:.0f}px;min-width:{scale * width:.0f}px">'
         '<defs><marker id="arrow" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="8" markerHeight="8" '
         'markerUnits="userSpaceOnUse" orient="auto"><path d="M0 0L8 4L0 8z" fill="#8592a1"/></marker></defs>'
         f'<g fill="none" stroke="#8592a1">{"".join(curves)}</g>{"".join(boxes)}'
@@ -126,7 +133,7 @@ def shortened(text: str, room: float) -> str:
     return text if len(text) <= most else text[: most - 1] + "\N{HORIZONTAL ELLIPSIS}"
 
 
-def _curve(points: Sequence[tuple[float, float]]) -> tuple[str, tuple[float, float]]:
+def _curve(points: Sequence[tuple[float, float]], gap: float) -> tuple[str, tuple[float, float]]:
     """A path through the points, and where a number stands on it: in the gap behind its first box."""
     rightwards = points[0][0] < points[-1][0]
     (x, y), rest = points[0], points[1:]
@@ -134,9 +141,9 @@ def _curve(points: Sequence[tuple[float, float]]) -> tuple[str, tuple[float, flo
         return _back_curve(points)
     x += _BOX_WIDTH
     path = [f"M{x:.0f} {y:.1f}"]
-    number = x + _COLUMN_GAP / 2, (y + rest[0][1]) / 2 + 4
+    number = x + gap / 2, (y + rest[0][1]) / 2 + 4
     for position, (next_x, next_y) in enumerate(rest):
-        bend = min(_COLUMN_GAP, next_x - x) / 2
+        bend = min(gap, next_x - x) / 2
         path.append(f"C{x + bend:.0f} {y:.1f} {next_x - bend:.0f} {next_y:.1f} {next_x:.0f} {next_y:.1f}")
         x, y = next_x, next_y
         if position < len(rest) - 1:  # a bend is as wide as the boxes above and below it

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
+from loom.errors import LoomError
 from loom.lore import sections, units
 from loom.lore.colours import colours
 from loom.lore.drawing import MARKS, Node, graph
@@ -28,7 +29,13 @@ def dry_report(tasks: Task | Iterable[Task], report_filename: str | os.PathLike[
     """As loom.lore.make_dry_report."""
     plan = dry_plan(tasks)
     path = Path(report_filename)
-    path.write_bytes(_page(plan, path.stem).encode("utf-8", "backslashreplace"))
+    if not path.parent.is_dir():
+        raise LoomError(f"{path} cannot be written: there is no folder {path.parent}. Make it first")
+    content = _page(plan, path.stem).encode("utf-8", "backslashreplace")
+    try:
+        path.write_bytes(content)
+    except OSError as error:
+        raise LoomError(f"{path} cannot be written: {error.strerror}. Name another file") from None
 
 
 def _page(plan: DryPlan, name: str) -> str:
@@ -62,23 +69,25 @@ def _header(plan: DryPlan) -> Html:
 
 
 def _drawing(plan: DryPlan, shades: Sequence[str]) -> Html:
-    if not len(plan):
-        return section("Plan", element("p", "The plan has no tasks."), id="plan")
-    if len(plan) > MAX_DRAWN:
+    drawn = [row for row in range(len(plan)) if row not in plan.functions]
+    if len(drawn) > MAX_DRAWN:
         text = (
             f"A plan of more than {MAX_DRAWN} tasks is drawn with one box for all tasks with the same label up to the "
             "first colon; on the arrows how many inputs are taken that way."
-        )
+        ) + sections.functions_left_out(len(plan.functions))
         folded = sections.folded_graph(plan.folded(), plan.group_names, shades)
         return section("Plan", element("p", text, class_="faint"), folded, id="plan")
     edges: Counter[tuple[int, int]] = Counter()
-    for row in range(len(plan)):
-        edges.update((source, row) for source in plan.inputs_of(row) if source >= 0)
-    nodes = [_node(plan, row, shades) for row in range(len(plan))]
+    place = {row: number for number, row in enumerate(drawn)}
+    for row in drawn:
+        edges.update((place[source], place[row]) for source in plan.steps_before(row))
+    nodes = [_node(plan, row, shades) for row in drawn]
     marks = {mark for node in nodes for mark in node.marks}
     names = {"result": "result asked for", "checkpoint": "has a checkpoint", "dynamic": "dynamic: becomes several"}
     legend = sections.legend([(MARKS[mark], text, "") for mark, text in names.items() if mark in marks])
-    return section("Plan", legend, graph(nodes, edges), id="plan")
+    text = sections.functions_left_out(len(plan.functions)).strip()
+    above = element("p", text, class_="faint") if text else Html("")
+    return section("Plan", above, legend, graph(nodes, edges), id="plan")
 
 
 def _node(plan: DryPlan, row: int, shades: Sequence[str]) -> Node:

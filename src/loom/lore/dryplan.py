@@ -13,10 +13,11 @@ from loom.lore.model import PlanGraph, Texts, group_of
 from loom.messages import DGET, DSLICE, RESULT
 from loom.resources import Request
 from loom.tasktypes.plan import encode_plan
-from loom.tasktypes.python import PY_VALUE
+from loom.tasktypes.python import PY_CALL, PY_CALL_OLD, PY_VALUE
 from loom.tasktypes.task import Reference, Task
 
 DYNAMIC: Final = frozenset({DSLICE, DGET})
+_CALLS: Final = frozenset({PY_CALL, PY_CALL_OLD})
 
 _FIRST: Final = 1 << 32  # number of the plan's first task; futures have lower ones
 
@@ -25,6 +26,9 @@ _FIRST: Final = 1 << 32  # number of the plan's first task; futures have lower o
 class DryPlan:
     """A row for each task, inputs before consumers. `inputs` are rows, those of task i end at `input_ends[i]`; what is
     negative there is a future. `depths`: the longest way from a task without inputs, in tasks.
+
+    `functions` are the rows of values that calls take as their function and nobody takes otherwise: they are tasks, but
+    no steps of the plan, so drawings and widths leave them out.
     """
 
     labels: list[str] = field(default_factory=list)
@@ -38,6 +42,7 @@ class DryPlan:
     results: set[int] = field(default_factory=set)
     checkpoints: dict[int, str] = field(default_factory=dict)
     group_names: list[str] = field(default_factory=list)
+    functions: set[int] = field(default_factory=set)
     n_futures: int = 0
 
     def __len__(self) -> int:
@@ -52,23 +57,40 @@ class DryPlan:
     def widths(self) -> list[int]:
         """How many tasks there are of each depth."""
         widths = [0] * (max(self.depths, default=-1) + 1)
-        for depth in self.depths:
-            widths[depth] += 1
+        for row, depth in enumerate(self.depths):
+            if row not in self.functions:
+                widths[depth] += 1
         return widths
 
-    def _is_its_function(self, source: int, group: int) -> bool:
-        """Calls take their function as an input, which is no step from one label to another."""
-        return self.groups[source] == group and self.symbols[source] == PY_VALUE
+    def steps_before(self, row: int) -> list[int]:
+        """The tasks whose results it takes, a function that it calls left out."""
+        return [source for source in self.inputs_of(row) if source >= 0 and source not in self.functions]
 
     def folded(self) -> PlanGraph:
-        graph = PlanGraph()
+        graph = PlanGraph(n_functions=len(self.functions))
         for row, group in enumerate(self.groups):
+            if row in self.functions:
+                continue
             graph.counts[group] = graph.counts.get(group, 0) + 1
-            for source in self.inputs_of(row):
-                if source >= 0 and not self._is_its_function(source, group):
-                    edge = self.groups[source], group
-                    graph.edges[edge] = graph.edges.get(edge, 0) + 1
+            for source in self.steps_before(row):
+                edge = self.groups[source], group
+                graph.edges[edge] = graph.edges.get(edge, 0) + 1
         return graph
+
+    def close(self, groups: Texts) -> None:
+        """Every task is there: find what is said of the plan as a whole."""
+        self.group_names = groups.all()
+        called, used = set(), set(self.results)
+        for row, symbol in enumerate(self.symbols):
+            inputs = self.inputs_of(row)
+            if symbol in _CALLS and inputs:
+                called.add(inputs[0])
+                inputs = inputs[1:]
+            used.update(inputs)
+        self.functions = {row for row in called - used if row >= 0 and self.symbols[row] == PY_VALUE}
+        for row in range(len(self)):
+            above = [self.depths[source] for source in self.steps_before(row)]
+            self.depths.append(max(above, default=-1) + 1)
 
 
 def dry_plan(tasks: Task | Iterable[Task]) -> DryPlan:
@@ -81,7 +103,10 @@ def dry_plan(tasks: Task | Iterable[Task]) -> DryPlan:
             raise InvalidPlan(f"{reference!r:.200} was released or gathered, so it cannot be an input any more")
         return futures.setdefault(reference, len(futures))
 
-    encoded = encode_plan(_listed(tasks), _FIRST, number_of)
+    wanted = _listed(tasks)
+    if not wanted:
+        raise InvalidPlan("there is no task to make a report of: give one task, or several")
+    encoded = encode_plan(wanted, _FIRST, number_of)
     plan = DryPlan(n_futures=len(futures), results={number - _FIRST for number in encoded.numbers})
     groups = Texts()
     for chunk in encoded.chunks:
@@ -100,10 +125,7 @@ def dry_plan(tasks: Task | Iterable[Task]) -> DryPlan:
         plan.results.update(first + row for row, flags in enumerate(chunk.flags) if flags & RESULT)
         for row, path in zip(array("I", chunk.checkpoint_rows), chunk.checkpoint_paths, strict=True):
             plan.checkpoints[first + row] = os.fsdecode(path)
-    for row in range(len(plan)):
-        above = [plan.depths[source] for source in plan.inputs_of(row) if source >= 0]
-        plan.depths.append(max(above, default=-1) + 1)
-    plan.group_names = groups.all()
+    plan.close(groups)
     return plan
 
 

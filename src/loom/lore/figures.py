@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from array import array
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
-from loom.lore.model import FAILED, Report
+from loom.lore.model import FAILED, Report, Worker
 
 _95_PERCENT = 0.95
 
@@ -95,11 +95,40 @@ def busy_by_worker(report: Report) -> list[int]:
     return busy_us
 
 
+def there_us(report: Report, worker: Worker) -> tuple[int, int]:
+    """From when to when a worker was there within the span; all of it where nothing is known."""
+    begin = 0 if worker.joined_us is None else min(max(worker.joined_us, 0), report.span_us)
+    end = report.span_us if worker.left_us is None else min(worker.left_us, report.span_us)
+    return begin, max(begin, end)
+
+
+def offered_by_worker(report: Report) -> list[int]:
+    """Time of cores that tasks could have had, in microseconds: while the worker was there."""
+    spans = [there_us(report, worker) for worker in report.workers]
+    return [worker.cpus * (end - begin) for worker, (begin, end) in zip(report.workers, spans, strict=True)]
+
+
+def cores_there(report: Report, times_us: Sequence[float]) -> list[int]:
+    """The cores of the workers that were there at these times, which rise."""
+    spans = [(worker.cpus, *there_us(report, worker)) for worker in report.workers]
+    steps = [0] * (len(times_us) + 1)
+    for cpus, begin, end in spans:
+        steps[bisect_left(times_us, begin)] += cpus
+        steps[max(bisect_right(times_us, end), bisect_left(times_us, begin))] -= cpus
+    return list(accumulate(steps[: len(times_us)]))
+
+
+def most_cores(report: Report) -> int:
+    """The most cores that were there at the same time."""
+    spans = [there_us(report, worker) for worker in report.workers]
+    return max(cores_there(report, sorted({begin for begin, _ in spans})), default=0)
+
+
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """`busy_us`: time of cores that tasks had. `utilisation`: of all cores over the span; None where there is no such.
+    """`busy_us`: time of cores that tasks had. `utilisation`: of the cores while they were there; None where none were.
 
-    `n_tasks` counts tasks, not runs: one that ran twice is one.
+    `n_tasks` counts tasks, not runs: one that ran twice is one. `n_cores`: the most at the same time.
     """
 
     n_tasks: int
@@ -113,12 +142,11 @@ class Totals:
 def totals(report: Report) -> Totals:
     tasks = report.tasks
     busy_us = sum(busy_by_worker(report))
-    n_cores = sum(worker.cpus for worker in report.workers)
-    offered_us = n_cores * report.span_us
+    offered_us = sum(offered_by_worker(report))
     return Totals(
         n_tasks=len(set(tasks.ids)),
         n_runs=len(tasks),
-        n_cores=n_cores,
+        n_cores=most_cores(report),
         n_failed=max(len(report.failures), tasks.outcomes.count(FAILED)),
         busy_us=busy_us,
         utilisation=min(busy_us / offered_us, 1.0) if offered_us else None,
@@ -160,11 +188,17 @@ def processors_in_use(at_us: Sequence[int], cpu_us: Sequence[int]) -> list[float
     return used[: len(at_us)]
 
 
-def total_over_time(series: Iterable[tuple[Sequence[int], Sequence[float]]], times_us: Sequence[float]) -> list[float]:
-    """The sum of several series (times, values) at these times; a value holds until the next one."""
+def total_over_time(
+    series: Iterable[tuple[Sequence[int], Sequence[float], float]], times_us: Sequence[float]
+) -> list[float]:
+    """The sum of several series (times, values, end) at these times, which rise; a value holds until the next one, the
+    last one until the end.
+    """
     totals = [0.0] * len(times_us)
-    for at_us, values in series:
+    for at_us, values, end in series:
         for position, time in enumerate(times_us):
+            if time > end:
+                break
             known = bisect_right(at_us, time)
             if known:
                 totals[position] += values[known - 1]

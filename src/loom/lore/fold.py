@@ -28,6 +28,7 @@ from loom.lore.model import (
     group_of,
 )
 from loom.lore.plan import TracedPlan
+from loom.lore.presence import Presence
 from loom.trace.reader import Trace, TraceFile
 from loom.trace.records import (
     CheckpointSaved,
@@ -75,11 +76,13 @@ class _Fold:
         self._tasks = TaskColumns()
         self._transfers: list[Transfer] = []
         self._checkpoints: list[Checkpoint] = []
+        self._presence = Presence()
         servers = [file for file in trace.files if file.opened.role == "server"]
         workers = [file for file in trace.files if file.opened.role != "server"]
         for file in servers:
             self._plans.setdefault(file.opened.incarnation, TracedPlan(self._labels, self._symbols, self._groups))
             self._take_server(file)
+            self._presence.take(None, file)
         for plan in self._plans.values():
             plan.close()
         for file in workers:
@@ -87,11 +90,13 @@ class _Fold:
             worker = self._workers[position]
             worker.name, worker.cpus, worker.file = file.opened.name, file.opened.cpus, True
             worker.extras = file.opened.extras
+            self._presence.take(position, file)
         for file in workers:
             self._take_worker(file)
         if not servers:
             self._notes.append(
-                "The server's file is missing: labels are known up to `:` only, and there is no graph of the plan"
+                "The server's file is missing: labels are known up to the first colon only, and there is no graph of "
+                "the plan"
             )
 
     def _worker(self, incarnation: int, number: int) -> int:
@@ -221,6 +226,7 @@ class _Fold:
         for plan in self._plans.values():
             plan.fold(graph)
         first, last = self._bounds()
+        self._presence.complete(self._workers, self._worker_at)
         report = Report(
             begun_wall_us=first,
             span_us=last - first,

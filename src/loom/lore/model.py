@@ -46,7 +46,7 @@ def group_of(label: str, symbol: str) -> str:
 
 @dataclass(slots=True)
 class Worker:
-    """`file`: whether it wrote a trace of its own. `joined_us`, `left_us`: as far as the server wrote them down."""
+    """`file`: whether it wrote a trace of its own. `joined_us`, `left_us`: when it was there, as far as is known."""
 
     number: int
     name: str
@@ -134,10 +134,14 @@ class Failure:
 
 @dataclass(slots=True)
 class PlanGraph:
-    """The plan folded by group: the tasks of each, and of pairs how many inputs the second takes of the first."""
+    """The plan folded by group: the tasks of each, and of pairs how many inputs the second takes of the first.
+
+    Functions that calls take are no step of the plan, so they are left out: so many.
+    """
 
     counts: dict[int, int] = field(default_factory=dict)
     edges: dict[tuple[int, int], int] = field(default_factory=dict)
+    n_functions: int = 0
 
 
 @dataclass(slots=True)

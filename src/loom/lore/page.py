@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Final
 
 from loom.lore import figures, sections, units
@@ -73,20 +74,27 @@ def _charts(
 
 
 def _pictures(report: Report, groups: Sequence[int], shades: Sequence[str], totals: figures.Totals) -> Html:
-    hint = element("p", NO_CHARTS, class_="faint")
+    hint = Html("") if has_charts() else element("p", NO_CHARTS, class_="faint")
     if not len(report.tasks):
         return join((_nothing(), hint))
     over_time = curves(report, _N_TIMES)
     legend = sections.legend([(shades[group], report.groups[group], "") for group in groups[:40]])
-    middles = [(a + b) / 2 for a, b in zip(over_time.bins_us, over_time.bins_us[1:], strict=False)]
+    middles = [(a + b) / 2 for a, b in pairwise(over_time.bins_us)]
+    there = [max(pair) for pair in pairwise(over_time.cores_there)]
     cores = curve_picture(
         middles,
-        [("#3b75c4", over_time.cores)],
+        [("#3b75c4", over_time.cores), ("#5d6b7a", there)],
         report.span_us,
         max(totals.n_cores, 1),
         units.count(totals.n_cores, "core"),
     )
-    parts = [hint, legend, timeline_picture(report, shades), element("h3", "Cores in use"), cores]
+    parts = [
+        hint,
+        legend,
+        timeline_picture(report, shades),
+        element("h3", "Cores in use (blue) of those there (grey)"),
+        cores,
+    ]
     top = max((*over_time.memory, *over_time.store), default=0.0)
     if top:
         memory = [("#3b75c4", over_time.memory), ("#3d9e62", over_time.store)]

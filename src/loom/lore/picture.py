@@ -126,6 +126,7 @@ def _frame(height: float, parts: Sequence[str], span_us: int, label: str) -> Htm
     return Html(
         f'<div class="picture"><svg xmlns="http://www.w3.org/2000/svg" width="{_WIDTH}" height="{height + _AXIS:.0f}" '
         f'viewBox="0 0 {_WIDTH} {height + _AXIS:.0f}" font-size="12" fill="#1d2733" role="img" '
+        f'style="width:100%;height:auto;max-width:{_WIDTH}px;min-width:800px" '
         f'aria-label="{escape(label)}">{"".join(axis)}{"".join(parts)}</svg></div>'
     )
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from loom import ids
 from loom.lore.model import NO_LABEL, PlanGraph, Texts, group_of
-from loom.tasktypes.python import PY_VALUE
+from loom.tasktypes.python import PY_CALL, PY_CALL_OLD, PY_VALUE
 from loom.trace.records import InputsChanged, PlanGrew
 
 
@@ -27,6 +27,7 @@ class TracedPlan:
         self._lengths: list[int] = []
         self._gone: set[int] = set()  # tasks in whose place others have come
         self._changed: dict[int, tuple[int, array[int]]] = {}  # by id: its symbol and inputs from then on
+        self._calls: set[int] = set()  # rows of those that call a function, or did before they were changed
 
     def grow(self, record: PlanGrew) -> None:
         symbols = [self._symbols.number(text) for text in record.symbols]
@@ -61,6 +62,8 @@ class TracedPlan:
             column[:] = [column[i] for i in order]
         self._inputs = [self._inputs[i] for i in order]
         symbols = self._symbols.all()
+        calls = self._symbols.number(PY_CALL), self._symbols.number(PY_CALL_OLD)
+        self._calls.update(row for row, symbol in enumerate(self._symbol_of) if symbol in calls)
         for task, (symbol, _) in self._changed.items():
             row = self._row(task)
             if row is not None:
@@ -87,22 +90,32 @@ class TracedPlan:
 
     def fold(self, graph: PlanGraph) -> None:
         """Add what is here to the graph. O(tasks + inputs)."""
+        called: set[int] = set()
+        edges = Counter(self._edges(called))
         counts = Counter(self._group_of)
         counts.subtract(self._group_of[row] for row in map(self._row, self._gone) if row is not None)
+        counts.subtract(self._group_of[row] for row in called)
+        graph.n_functions += len(called)
         for group, count in counts.items():
             if count:
                 graph.counts[group] = graph.counts.get(group, 0) + count
-        edges = Counter(self._edges())
         for edge, count in edges.items():
             graph.edges[edge] = graph.edges.get(edge, 0) + count
 
-    def _edges(self) -> Iterator[tuple[int, int]]:
-        groups, symbols, changed = self._group_of, self._symbol_of, self._changed
-        function = self._symbols.number(PY_VALUE)
+    def _edges(self, called: set[int]) -> Iterator[tuple[int, int]]:
+        """`called` has, once all are through, the rows of values that are only the functions of calls."""
+        groups, symbols, changed, calls = self._group_of, self._symbol_of, self._changed, self._calls
+        value = self._symbols.number(PY_VALUE)
+        used: set[int] = set()  # values that somebody takes as such
         for start, first_row, (session, ends, inputs) in zip(self._starts, self._rows, self._inputs, strict=True):
             base = ids.task_id(session, 0)
             begin = 0
             for offset, end in enumerate(ends):
+                function = None
+                if first_row + offset in calls and begin < end:
+                    function = self._row(base + inputs[begin])
+                    if function is not None and symbols[function] == value:
+                        called.add(function)
                 if start + offset in self._gone:
                     begin = end
                     continue
@@ -110,8 +123,11 @@ class TracedPlan:
                 taken = inputs[begin:end] if change is None else change[1]
                 begin = end
                 group = groups[first_row + offset]
-                for number in taken:
+                for position, number in enumerate(taken):
                     row = self._row(base + number)
-                    # calls take their function as an input, which is no step from one label to another
-                    if row is not None and not (groups[row] == group and symbols[row] == function):
-                        yield groups[row], group
+                    if row is None or (row == function and not position and row in called):
+                        continue
+                    if symbols[row] == value:
+                        used.add(row)
+                    yield groups[row], group
+        called -= used

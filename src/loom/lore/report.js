@@ -7,6 +7,7 @@ const loom = (() => {
   };
   const names = read("loom-names") || { names: [], rows: [], workers: [] };
   const NUMBER_BITS = 2 ** 40; // of a task's id are its number in the session
+  const SERVER_MADE = 2 ** 39; // and from here on those that tell people nothing
 
   const digits = (value) => (value >= 99.95 || value === Math.round(value) ? Math.round(value).toLocaleString("en") : value >= 9.995 ? value.toFixed(1) : value.toFixed(2));
   const duration = (s) => {
@@ -28,7 +29,8 @@ const loom = (() => {
     name: (value) => names.names[value],
     id: (value) => {
       const session = Math.floor(value / NUMBER_BITS);
-      return `${value % NUMBER_BITS}` + (names.sessions > 1 ? ` (session ${session})` : "");
+      const number = value % NUMBER_BITS;
+      return (number < SERVER_MADE ? `${number}` : "none: made by the server") + (names.sessions > 1 ? ` (session ${session})` : "");
     },
     worker: (row) => names.workers[names.rows[row][0]],
     core: (row) => (names.rows[row][1] === null ? "none: in the worker's loop" : `${names.rows[row][1]}`),
@@ -61,6 +63,19 @@ const loom = (() => {
     body.append(...rows.map(([, row]) => row));
   };
   for (const head of document.querySelectorAll(".sortable th")) head.addEventListener("click", () => sortBy(head));
+
+  const markCut = (picture) => {
+    const { scrollWidth, clientWidth, scrollHeight, clientHeight } = picture;
+    picture.previousElementSibling.hidden = scrollWidth <= clientWidth + 1 && scrollHeight <= clientHeight + 1;
+  };
+  for (const picture of document.querySelectorAll(".picture")) {
+    const hint = document.createElement("p");
+    hint.className = "cut";
+    hint.hidden = true;
+    hint.textContent = "The drawing is larger than its frame: scroll in it to see the rest.";
+    picture.before(hint);
+    new ResizeObserver(() => markCut(picture)).observe(picture);
+  }
 
   const show = async () => {
     const charts = read("loom-charts");

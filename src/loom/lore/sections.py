@@ -8,9 +8,9 @@ from typing import Final
 from loom import ids
 from loom.lore import units
 from loom.lore.drawing import Node, graph
-from loom.lore.figures import GroupFigures, Route, Totals
+from loom.lore.figures import GroupFigures, Route, Totals, offered_by_worker, there_us
 from loom.lore.html import Html, element, escape, join, section, swatch, table, tiles
-from loom.lore.model import UNKNOWN, PlanGraph, Report
+from loom.lore.model import UNKNOWN, Failure, PlanGraph, Report
 
 _MAX_ROWS: Final = 1000
 _MAX_FAILURES: Final = 200
@@ -148,11 +148,18 @@ def plan(report: Report, colours: Sequence[str]) -> Html:
         return section("Plan", element("p", "The trace has no plan."), id="plan")
     text = (
         "One box for all tasks with the same label up to the first colon; "
-        "on the arrows how many inputs are taken that way."
+        "on the arrows how many inputs are taken that way." + functions_left_out(report.plan.n_functions)
     )
     return section(
         "Plan", element("p", text, class_="faint"), folded_graph(report.plan, report.groups, colours), id="plan"
     )
+
+
+def functions_left_out(number: int) -> str:
+    """A sentence behind others, where there is something to say."""
+    if not number:
+        return ""
+    return f" Functions that are called are not drawn ({units.count(number, 'task')} of the type loom/py/value)."
 
 
 def folded_graph(plan: PlanGraph, groups: Sequence[str], colours: Sequence[str]) -> Html:
@@ -179,6 +186,13 @@ def _described(plan: PlanGraph, groups: Sequence[str], group: int) -> str:
     return f"{groups[group]}\n{units.count(plan.counts[group], 'task')}"
 
 
+def _identity(report: Report, failure: Failure) -> str:
+    """The type where the label does not say it, and the number that errors and futures have for the task."""
+    number = ids.number_of(failure.id)
+    own = "made by the server" if number >= ids.SERVER_MADE else f"id {number}"
+    return f"{report.symbols[failure.symbol]}, {own}" if report.labels[failure.label] else own
+
+
 def failures(report: Report) -> Html:
     if not report.failures:
         return section("Failures", element("p", "No task has failed."), id="failures")
@@ -190,7 +204,7 @@ def failures(report: Report) -> Html:
             element(
                 "div",
                 element("b", report.name_of(failure.label, failure.symbol)),
-                f" \N{MIDDLE DOT} id {ids.number_of(failure.id)}, {where}, at {units.duration(max(failure.at_us, 0))}",
+                f" \N{MIDDLE DOT} {_identity(report, failure)}, {where}, at {units.duration(max(failure.at_us, 0))}",
                 element("pre", failure.error[:_MAX_ERROR_CHARS] or "(no text)"),
                 class_="failure",
             )
@@ -213,7 +227,8 @@ def checkpoints(report: Report) -> Html:
 
 
 def workers(report: Report, busy_us: Sequence[int]) -> Html:
-    columns = ("worker", ">cores", ">tasks run", ">cores' time used", ">most memory", "other resources")
+    columns = ("worker", ">cores", ">there for", ">tasks run", ">cores' time used", ">most memory", "other resources")
+    offered_us = offered_by_worker(report)
     tasks = report.tasks
     n_runs = [0] * len(report.workers)
     for position in tasks.workers:
@@ -221,21 +236,22 @@ def workers(report: Report, busy_us: Sequence[int]) -> Html:
     rows: list[tuple[str | int, ...]] = []
     keys: list[tuple[str | int, ...]] = []
     for number, worker in enumerate(report.workers):
-        offered = worker.cpus * report.span_us
-        share = busy_us[number] / offered if offered else 0.0
+        begin, end = there_us(report, worker)
+        share = busy_us[number] / offered_us[number] if offered_us[number] else 0.0
         memory = max(report.samples[number].memory_bytes, default=0)
         extras = ", ".join(units.amounts(worker.extras))
         rows.append(
             (
                 worker.name,
                 worker.cpus,
+                units.duration(end - begin),
                 n_runs[number],
                 units.percent(min(share, 1.0)),
                 units.size(memory) if memory else "\N{EN DASH}",
                 extras,
             )
         )
-        keys.append((worker.name, worker.cpus, n_runs[number], int(1e6 * share), memory, extras))
+        keys.append((worker.name, worker.cpus, end - begin, n_runs[number], int(1e6 * share), memory, extras))
     if not rows:
         return section("Workers", element("p", "No worker was there."), id="workers")
     return section("Workers", table(columns, rows[:_MAX_ROWS], keys[:_MAX_ROWS]), id="workers")

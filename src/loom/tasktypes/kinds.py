@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from loom.errors import InvalidPlan
 from loom.limits import MAX_LABEL_CHARS, MAX_PATH_BYTES, MAX_SYMBOL_CHARS
-from loom.resources import Request
+from loom.resources import Request, is_valid
 from loom.tasktypes.task import POLICIES, Task, is_dynamic
 from loom.tasktypes.walk import name_of
 
@@ -101,6 +101,8 @@ def _request(task: Task) -> Request:
         raise InvalidPlan(
             f"{name_of(task)}: its resource_request is no request (tasks.cpus, tasks.resources): {request!r:.200}"
         )
+    if request is not None and not is_valid(request):
+        raise InvalidPlan(f"{name_of(task)}: its resource_request {request} is none that tasks.resources makes")
     match task.policy:
         case None | "standard":
             return request or _LIGHT
