@@ -165,9 +165,15 @@ class Bench:
         return self.say(link, Release(self.seq(link), numbers(*given_up), 0))
 
     def finish(
-        self, link: int, *tasks: RunTask, packed: bytes | None = None, size_bytes: int = 10, length: int = 0
+        self,
+        link: int,
+        *tasks: RunTask,
+        packed: bytes | None = None,
+        size_bytes: int = 10,
+        length: int = 0,
+        duration_us: int = 5,
     ) -> Said:
-        return self.say(link, finished(*tasks, packed=packed, size_bytes=size_bytes, length=length))
+        return self.say(link, finished(*tasks, packed=packed, size_bytes=size_bytes, length=length, us=duration_us))
 
     def node(self, number: int, session: int = 1) -> Node:
         node = self.core.graph.sessions[session].find(number)
@@ -178,8 +184,10 @@ class Bench:
         return self.core.graph.sessions[session].find(number) is not None
 
 
-def finished(*tasks: RunTask, packed: bytes | None = None, size_bytes: int = 10, length: int = 0) -> TasksFinished:
-    return TasksFinished([FinishedTask(t.task, t.attempt, size_bytes, length, 5, packed) for t in tasks])
+def finished(
+    *tasks: RunTask, packed: bytes | None = None, size_bytes: int = 10, length: int = 0, us: int = 5
+) -> TasksFinished:
+    return TasksFinished([FinishedTask(t.task, t.attempt, size_bytes, length, us, packed) for t in tasks])
 
 
 def ids(*task_numbers: int, session: int = 1) -> list[int]:

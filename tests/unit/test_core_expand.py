@@ -10,6 +10,7 @@ from loom.messages import (
     DGET,
     DSLICE,
     GET,
+    SAME,
     SLICE,
     CancelTasks,
     FailedTask,
@@ -223,3 +224,49 @@ def test_a_dynamic_task_without_an_input_fails(bench: Bench) -> None:
     row = Row(cpus=0, symbol=DSLICE, result=True)
     (failed,) = bench.submit(CLIENT, [row]).one(CLIENT, ResultsFailed).results
     assert "takes one input" in failed.error
+
+
+def test_an_array_that_nobody_wants_any_more_is_held_when_its_worker_is_lost(bench: Bench) -> None:
+    """Its parts are still wanted by a consumer that waits for another dynamic task."""
+    plan = [LIGHT, dget(0, result=True), LIGHT, dget(2), Row([1, 3], cpus=0, result=True)]
+    first, _slow = bench.submit(CLIENT, plan).tasks(W1)
+    finish_all_of(bench, bench.finish(W1, first, length=2), GET)
+    assert bench.node(1).state == states.ASSIGNED
+    bench.release(CLIENT, 1)
+    bench.down(W1)
+    assert bench.node(1).state == states.WAITING
+    bench.worker(W2, cpus=8)
+    assert bench.node(4).state == states.WAITING
+
+
+def finish_all_of(bench: Bench, said: Said, symbol_of_them: str) -> None:
+    tasks = said.tasks(W1)
+    while mine := [task for task in tasks if symbol(bench, task) == symbol_of_them]:
+        tasks = bench.finish(W1, *mine).tasks(W1)
+
+
+def test_many_inputs_of_many_copies_fail_the_consumer(bench: Bench) -> None:
+    others = 500
+    plan = [LIGHT, dget(0), *[LIGHT] * others, Row([1, *range(2, 2 + others)], cpus=0, result=True)]
+    source = bench.submit(CLIENT, plan).tasks(W1)[0]
+    (failed,) = bench.finish(W1, source, length=9000).one(CLIENT, ResultsFailed).results
+    assert "9000 combinations" in failed.error
+    assert "inputs of all copies" in failed.error
+
+
+def test_a_task_that_is_the_same_as_its_input_is_copied_like_others(bench: Bench) -> None:
+    plan = [LIGHT, dget(0), Row([1], cpus=0, symbol=SAME, result=True)]
+    (source,) = bench.submit(CLIENT, plan).tasks(W1)
+    sent = finish_all(bench, bench.finish(W1, source, length=2))
+    assert [symbol(bench, task) for task in sent].count(SAME) == 2
+    assert bench.node(2).state == states.FINISHED
+
+
+def test_an_object_that_is_made_again_with_another_length_has_that(bench: Bench) -> None:
+    bench.worker(W2, cpus=8)
+    (source,) = bench.submit(CLIENT, [LIGHT, dget(0)], more={1: 1}, whole=False).tasks(W1)
+    bench.finish(W1, source, length=3)
+    (again,) = bench.down(W1).tasks(W2)
+    bench.finish(W2, again, length=0)
+    said = bench.submit(CLIENT, [Row([1], cpus=0, result=True)], first=2, plan_first=0)
+    assert "no elements" in said.one(CLIENT, ResultsFailed).results[0].error

@@ -11,11 +11,11 @@ from loom.core.worker_amounts import Amounts
 from loom.core.worker_events import Done, FromServer, NotInline, RunInline, TasksDone, WorkerEffect, WorkerEvent
 from loom.core.worker_tasks import RestartExecutor, RunOnExecutor, RunProgram, Task
 from loom.errors import LoomError
-from loom.messages import ResultsFailed, RunTask, RunTasks, TaskKind
+from loom.messages import GiveBack, ResultsFailed, RunTask, RunTasks, TaskKind
 from loom.resources import GPU_PARTS, Request, cpus, parse_size, resources
 
 CLIENT = 1
-W1, W2 = 11, 12
+W1, W2, W3 = 11, 12, 13
 GPU = ("gpus", GPU_PARTS)
 
 
@@ -111,6 +111,39 @@ def test_an_unknown_type_fails_at_once_unless_there_are_no_workers(bench: Bench)
     assert [f.number for f in failed] == [0, 1]
     assert "'my/count'" in failed[0].error
     assert "--load" in failed[0].error
+
+
+def test_a_wide_task_is_not_overtaken_for_ever(bench: Bench) -> None:
+    bench.worker(W1, cpus=2)
+    bench.submit(CLIENT, [Row(result=True)] * 40)
+    running = bench.core.workers[1]
+    said = bench.submit(CLIENT, [Row(cpus=2, result=True)], first=40)
+    assert not said.tasks(W1)
+    deadline = bench.core.next_deadline()
+    assert deadline is not None
+    assert bench.step(after_s=deadline - bench.now).numbers(W1) == [40]
+    assert running.is_overcommitted()
+    assert not bench.step(after_s=1.0).tasks(W1)  # cores are kept for it
+
+
+def test_tasks_that_wait_for_an_extra_do_not_keep_others_from_cores(bench: Bench) -> None:
+    bench.worker(W1, cpus=2, extras=[("fpga", 1)])
+    rows = [Row(extras=(("fpga", 1),), result=True, label="f")] * 60
+    said = bench.submit(CLIENT, rows)
+    for _ in range(4):  # short ones, so that several are sent ahead
+        said = bench.finish(W1, *said.tasks(W1))
+    assert len(said.tasks(W1)) > 2
+    assert bench.submit(CLIENT, [Row(result=True)], first=60).numbers(W1) == [60]
+
+
+def test_tasks_that_wait_for_an_extra_go_to_a_worker_that_has_it_free(bench: Bench) -> None:
+    bench.worker(W1, cpus=64, extras=[GPU])
+    said = bench.submit(CLIENT, [Row(extras=(GPU,), result=True, label="g")] * 60)
+    for _ in range(4):
+        said = bench.finish(W1, *said.tasks(W1), duration_us=2000)
+    assert len(said.tasks(W1)) > 1
+    assert not bench.worker(W2, cpus=64).all(W1, GiveBack)
+    assert bench.worker(W3, cpus=64, extras=[GPU]).one(W1, GiveBack).count >= 1
 
 
 # -- Amounts ----------------------------------------------------------------------------------------------------------
@@ -209,6 +242,16 @@ def test_a_function_with_several_cores_finds_their_number_in_its_process() -> No
     assert bench.task(1).cores == (0, 1)
     assert not placed(bench.run("function", cpus(2), 2))
     assert not restarts(bench.done(1))
+
+
+def test_amounts_are_kept_for_a_task_that_has_waited_for_long() -> None:
+    bench = WorkerBench()
+    bench.run("program", resources(gpus=0.5), 1, 2, 3, 4)
+    bench.run("program", resources(gpus=2), 5)
+    assert placed(bench.done(1)) == [3]
+    assert not placed(bench.done(2, after_s=1.0))  # what is free is kept
+    assert placed(bench.done(3)) == [5]
+    assert placed(bench.done(5)) == [4]
 
 
 def test_others_overtake_a_task_without_its_gpu_and_cores_are_kept_for_one_that_has_it() -> None:

@@ -43,6 +43,7 @@ class Worker:
         "name",
         "nothing_to_give",
         "peers_told",
+        "queued_us",
         "symbols",
     )
 
@@ -69,7 +70,8 @@ class Worker:
         self.light_us = 0
         self.n_light = 0
         self.n_tasks = 0
-        self.n_queued = 0  # of them, those that wait for something else than cores
+        self.n_queued = 0  # of them, those that wait for something else than cores,
+        self.queued_us = 0  # and what these are taken for
 
     def __repr__(self) -> str:
         return f"<worker {self.id} {self.name}>"
@@ -77,7 +79,7 @@ class Worker:
     def refresh(self) -> None:
         """Derive the figures from `loads`; O(kinds)."""
         backlog_us = light_us = busy_cpus = n_light = n_tasks = 0
-        self.n_queued = 0
+        self.n_queued = self.queued_us = 0
         if self.extras_busy:
             self.extras_busy, self.extras_backlog_us = {}, {}
         special: dict[Kind, int] = {}
@@ -106,6 +108,7 @@ class Worker:
                 left[name] = left.get(name, 0) - running * amount
             self.n_tasks += count
             self.n_queued += count - running
+            self.queued_us += kind.estimate_us * (count - running)
             self.busy_cpus += kind.cpus * running
             self.backlog_us += kind.estimate_us * kind.cpus * running
             self._add_extras(kind, count)

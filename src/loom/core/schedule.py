@@ -262,7 +262,7 @@ class Scheduler:
             return
         victim: Worker | None = None
         for worker in self.workers.values():
-            if worker.asked or not worker.n_waiting() or worker.backlog_us < _WORTH_MOVING_US:
+            if worker.asked or not worker.n_waiting() or worker.backlog_us + worker.queued_us < _WORTH_MOVING_US:
                 continue
             if not any(other.is_free_for(kind) for kind in worker.kinds() for other in idle if other is not worker):
                 continue
