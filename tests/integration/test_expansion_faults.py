@@ -8,6 +8,8 @@ import pytest
 
 from clusters import Cluster, assert_no_objects, eventually
 from loom.client import Client, Task, TaskFailed, tasks
+from loom.errors import InvalidPlan
+from loom.resources import Request
 
 
 @tasks.py_task(n_direct_args=1)
@@ -118,3 +120,23 @@ def test_the_end_of_the_client_waits_for_checkpoints(tmp_path: Path) -> None:
         client.submit_one(tasks.size(step)).gather()
     assert os.path.getsize(tmp_path / "step") == 30_000_000
     assert os.listdir(tmp_path) == ["step"]
+
+
+def test_a_task_that_returns_a_plan_with_a_request_that_is_none(client: Client) -> None:
+    """It fails by itself; nobody loses a link over it."""
+
+    @tasks.py_task()
+    def bad():
+        from loom.resources import Request
+
+        task = tasks.const("x")
+        task.resource_request = Request(0, (("mem", 5),))
+        return task
+
+    with pytest.raises(TaskFailed, match=r"is none that tasks\.resources makes"):
+        client.submit_one(bad()).gather()
+    task = tasks.const("x")
+    task.resource_request = Request(1 << 40)
+    with pytest.raises(InvalidPlan, match=r"is none that tasks\.resources makes"):
+        client.submit_one(task)
+    assert client.submit_one(tasks.const("y")).gather() == b"y"

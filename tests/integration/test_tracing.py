@@ -1,6 +1,7 @@
 """Traces of real runs: what a client waited for is in them at once, whoever ran it."""
 
 import os
+import shutil
 import time
 from collections import Counter
 from collections.abc import Iterable
@@ -278,6 +279,15 @@ def test_the_same_directory_again_goes_on(client: Client, tmp_path: Path) -> Non
     run_some(client)
     assert numbers(ran(tmp_path), client) == sorted(set(planned(tmp_path, client)))
     assert len(files_of(read_trace(tmp_path), "server")) == 1
+
+
+def test_a_directory_that_was_removed_is_made_again(client: Client, tmp_path: Path) -> None:
+    folder = tmp_path / "trace"
+    for _ in range(2):
+        client.set_trace(folder)
+        assert client.submit_one(tasks.run("/bin/echo here")).gather() == b"here\n"
+        assert [row.size_bytes for row in ran(folder)] == [5]
+        shutil.rmtree(folder)
 
 
 def test_a_plan_that_is_there_already_is_told(client: Client, tmp_path: Path) -> None:

@@ -242,6 +242,8 @@ class Client:
     def set_trace(self, path: str | os.PathLike[str]) -> None:
         """Have server and workers write traces below the directory `path`, until this client is closed.
 
+        A server writes one trace at a time, of all its clients: the last call counts.
+
         A relative path is taken from here; the directory is made at once. What is submitted from now on is in the trace
         when `gather` returns it. LoomError where the directory cannot be made.
         """

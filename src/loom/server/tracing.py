@@ -19,7 +19,7 @@ class ServerTrace:
 
     def start(self, directory: str) -> None:
         """Write below this directory from now on; where that is done already, nothing changes. Empty: no more."""
-        if self._writer is not None and self._writer.directory == directory and not self._writer.broken:
+        if self._writer is not None and self._writer.directory == directory and self._writer.is_there():
             return
         self.stop()
         if not directory:

@@ -10,7 +10,8 @@ is never a part of it. The checkpoint of a D-object holds exactly its bytes. Tha
     payload
     u32       CRC-32 of everything before
 
-A D-object whose bytes begin like a container has an empty file `<name>.plain` beside its checkpoint, which says so.
+A D-object whose bytes begin like a container has a file `<name>.plain` beside its checkpoint, with the SHA-256 of its
+bytes: what fits that is no container. (All containers end with their own CRC-32, and have the same one because of that.)
 """
 
 import os
@@ -77,14 +78,15 @@ def write_checkpoint(path: bytes, value: DataObject) -> int:
     os.makedirs(os.path.dirname(path), exist_ok=True)
     if isinstance(value, DObject):
         segments = value.segments()
-        _mark_plain(path, _begins_like_container(segments))
+        if _begins_like_container(segments):
+            mark = _digest(segments)
+            _write_whole(path + _PLAIN_SUFFIX, lambda descriptor: write_segments(descriptor, [mark]))
         _write_whole(path, lambda descriptor: write_segments(descriptor, segments))
         return total_size(segments)
     header, segments = describe(value)
     prefix = _PREFIX.pack(MAGIC, len(header), total_size(segments)) + header
     parts: list[Segment] = [prefix, *segments, _CRC.pack(_crc(prefix, segments))]
     _write_whole(path, lambda descriptor: write_segments(descriptor, parts))
-    _mark_plain(path, False)
     return total_size(parts)
 
 
@@ -97,12 +99,22 @@ def _begins_like_container(segments: Sequence[Segment]) -> bool:
     return start == MAGIC
 
 
-def _mark_plain(path: bytes, is_plain: bool) -> None:
-    if is_plain:
-        os.close(os.open(path + _PLAIN_SUFFIX, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o666))
-    else:
-        with suppress(FileNotFoundError):
-            os.unlink(path + _PLAIN_SUFFIX)
+def _is_marked_plain(path: bytes, content: memoryview) -> bool:
+    """Whether bytes that look like a container are none: a mark that was left by other bytes does not fit."""
+    try:
+        with open(path + _PLAIN_SUFFIX, "rb") as file:
+            return file.read() == _digest([content])
+    except OSError:
+        return False
+
+
+def _digest(segments: Iterable[Segment]) -> bytes:
+    import hashlib  # few ever need it
+
+    digest = hashlib.sha256()
+    for segment in segments:
+        digest.update(segment_view(segment))
+    return digest.digest()
 
 
 def _crc(prefix: bytes, segments: Iterable[Segment]) -> int:
@@ -164,7 +176,7 @@ def _run_load(context: RunContext, config: bytes, _inputs: Sequence[DataObject])
         file = StoredFile(name, size)
         file.keep()
         content = file.map()
-        if bytes(content[: len(MAGIC)]) != MAGIC or os.path.exists(config + _PLAIN_SUFFIX):
+        if bytes(content[: len(MAGIC)]) != MAGIC or _is_marked_plain(config, content):
             return store_plain(context, [FileSegment(file, 0, size)] if size else [])
         return _from_container(context, file, content)
     except ValueError as error:

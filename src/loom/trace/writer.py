@@ -56,6 +56,13 @@ class TraceWriter:
             else:
                 self.path = path
 
+    def is_there(self) -> bool:
+        """Whether what is written can be found: nobody has removed the file."""
+        try:
+            return not self.broken and os.path.samestat(os.stat(self.path), os.fstat(self._fd))
+        except OSError:
+            return False
+
     def add(self, record: AnyRecord) -> None:
         """Put a record behind those of before."""
         buffer = self._buffer

@@ -42,7 +42,7 @@ class WorkerTrace:
         self, directory: str, worker: int, name: str, cpus: int, extras: list[tuple[str, int]], incarnation: int
     ) -> None:
         """Write below this directory from now on; where that is done already, nothing changes. Empty: no more."""
-        if self._writer is not None and self._writer.directory == directory:
+        if self._writer is not None and self._writer.directory == directory and self._writer.is_there():
             return
         self.stop()
         if not directory:
