@@ -11,7 +11,7 @@ is never a part of it. The checkpoint of a D-object holds exactly its bytes. Tha
     u32       CRC-32 of everything before
 
 A D-object whose bytes begin like a container has a file `<name>.plain` beside its checkpoint, with the SHA-256 of its
-bytes: what fits that is no container. (All containers end with their own CRC-32, and have the same one because of that.)
+bytes: what fits that is no container. (All containers end with their own CRC-32, which gives all of them the same one.)
 """
 
 import os
