@@ -19,6 +19,7 @@ from loom.lore.page import report_page
 from loom.trace.reader import read_trace
 from loom.trace.records import (
     LOOP_LANE,
+    RAN,
     VERSION,
     KindNamed,
     ObjectFetched,
@@ -85,10 +86,7 @@ class _WorkerFile:
 
     def flush(self) -> None:
         if self._rows:
-            columns = zip(*self._rows, strict=True)
-            self.writer.add(
-                TasksRan(*(array(code, one).tobytes() for code, one in zip("QIHQQQ", columns, strict=True)))
-            )
+            self.writer.add(TasksRan(b"".join(RAN.pack(*row) for row in self._rows)))
             self._rows = []
 
 

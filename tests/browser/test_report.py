@@ -11,7 +11,7 @@ from loom.client import make_dry_report, tasks
 from loom.lore.fold import fold
 from loom.lore.page import report_page
 from loom.trace.reader import read_trace
-from loom.trace.records import VERSION, Opened
+from loom.trace.records import RAN, VERSION, Opened
 from loom.trace.writer import TraceWriter
 
 pytestmark = pytest.mark.browser
@@ -118,15 +118,10 @@ def small(tmp_path: Path) -> Path:
         PlanGrew(0, 1, 0, ["my/type"], [f"{HOSTILE}: 1", "plain: 2"], *halves, array("I", [0, 0]).tobytes(), b"")
     )
     server.close()
-    columns = {
-        "Q": array("Q", [task_id(1, 0), task_id(1, 1)]),
-        "I": array("I", [0, 0]),
-        "H": array("H", [0, 1]),
-    }
-    times = array("Q", [0, 5_000_000]), array("Q", [10_000_000, 5_000_000]), array("Q", [1 << 20, 7])
+    rows = (task_id(1, 0), 0, 0, 0, 10_000_000, 1 << 20), (task_id(1, 1), 0, 1, 5_000_000, 5_000_000, 7)
     worker = TraceWriter(str(tmp_path), "worker", opened("worker", 1))
     worker.add(KindNamed(0, "my/type", "", 1, []))
-    worker.add(TasksRan(*(column.tobytes() for column in (*columns.values(), *times))))
+    worker.add(TasksRan(b"".join(RAN.pack(*row) for row in rows)))
     worker.close()
     return page_of(tmp_path)
 

@@ -8,7 +8,7 @@ from loom.ids import task_id
 from loom.lore.fold import fold
 from loom.lore.model import Report
 from loom.trace.reader import read_trace
-from loom.trace.records import VERSION, AnyRecord, KindNamed, Opened, PlanGrew, TasksRan
+from loom.trace.records import RAN, VERSION, AnyRecord, KindNamed, Opened, PlanGrew, TasksRan
 from loom.trace.writer import TraceWriter
 
 WALL_US = 1_750_000_000_000_000
@@ -59,8 +59,7 @@ def kind(number: int = 0, symbol: str = "loom/py/call", label: str = "", cpus: i
 
 def ran(*rows: tuple[int, int, int, int, int, int], session: int = SESSION) -> TasksRan:
     """Rows of number, kind, lane, begun, duration, size."""
-    columns = zip(*[(task_id(session, row[0]), *row[1:]) for row in rows], strict=True)
-    return TasksRan(*(array(code, column).tobytes() for code, column in zip("QIHQQQ", columns, strict=True)))
+    return TasksRan(b"".join(RAN.pack(task_id(session, row[0]), *row[1:]) for row in rows))
 
 
 def report_of(directory: Path) -> Report:

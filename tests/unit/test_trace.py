@@ -5,7 +5,6 @@ import logging
 import os
 import subprocess
 import sys
-from array import array
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from loom.resources import Request
 from loom.trace.reader import read_file, read_trace, rows_of
 from loom.trace.records import (
     LOOP_LANE,
+    RAN,
     AnyRecord,
     KindNamed,
     ObjectFetched,
@@ -40,12 +40,7 @@ OPENED = Opened(1, "worker", 3, "host:7", 2, [("mem", 1 << 40)], 5_000_000, 1_70
 RECORDS: list[AnyRecord] = [
     KindNamed(0, "loom/run/run", "sort", 1, [("gpus", 5000)]),
     TasksRan(
-        array("Q", [1 << 40, (1 << 40) + 1]).tobytes(),
-        array("I", [0, 0]).tobytes(),
-        array("H", [1, LOOP_LANE]).tobytes(),
-        array("Q", [5_000_100, 5_000_200]).tobytes(),
-        array("Q", [50, 60]).tobytes(),
-        array("Q", [0, 1 << 40]).tobytes(),
+        RAN.pack(1 << 40, 0, 1, 5_000_100, 50, 0) + RAN.pack((1 << 40) + 1, 0, LOOP_LANE, 5_000_200, 60, 1 << 40),
     ),
     TaskEndedBadly(1 << 40 | 2, 0, 1, 5_000_300, 10, "Program terminated with status 2\nStderr:\nščř"),
     ObjectFetched(1 << 40, 2, 100, 5_000_000, 3),
@@ -151,7 +146,7 @@ def test_a_damaged_record_is_left_out_and_said(tmp_path: Path) -> None:
 
 
 def test_columns_that_do_not_fit_are_damage(tmp_path: Path) -> None:
-    ran = TasksRan(bytes(16), bytes(8), bytes(4), bytes(16), bytes(8), bytes(16))
+    ran = TasksRan(bytes(RAN.size + 1))
     grew = PlanGrew(0, 1, 0, ["s"], [""], bytes(4), bytes(4), bytes(4), b"")
     file = read_file(str(write(tmp_path, ran, grew, RECORDS[4])))
     assert file.records == [RECORDS[4]]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import repeat
@@ -29,7 +29,7 @@ from loom.lore.model import (
 )
 from loom.lore.plan import TracedPlan
 from loom.lore.presence import Presence
-from loom.trace.reader import Trace, TraceFile
+from loom.trace.reader import Trace, TraceFile, rows_of
 from loom.trace.records import (
     CheckpointSaved,
     InputsChanged,
@@ -160,20 +160,23 @@ class _Fold:
                     self._checkpoints.append(Checkpoint(record.object, here, size, begun, duration, record.error))
 
     def _take_tasks(self, record: TasksRan, kinds: dict[int, _Kind], here: int, incarnation: int, zero: int) -> None:
-        tasks, columns = array("Q", record.tasks), self._tasks
-        of_task = [kinds.get(kind) or self._unnamed(kinds, kind) for kind in array("I", record.kinds)]
+        rows, columns = list(rows_of(record)), self._tasks
+        if not rows:
+            return
+        tasks, kind_of, lanes, begun_us, durations_us, sizes_bytes = zip(*rows, strict=True)
+        of_task = [kinds.get(kind) or self._unnamed(kinds, kind) for kind in kind_of]
         columns.ids.extend(tasks)
         columns.labels.extend(self._labels_of(tasks, of_task, incarnation))
         columns.symbols.extend([kind.symbol for kind in of_task])
         columns.cpus.extend([kind.cpus for kind in of_task])
         columns.workers.extend(repeat(here, len(tasks)))
-        columns.lanes.frombytes(record.lanes)
-        columns.begun_us.extend([zero + begun for begun in array("Q", record.begun_us)])
-        columns.durations_us.frombytes(record.durations_us)
-        columns.sizes_bytes.frombytes(record.sizes_bytes)
+        columns.lanes.extend(lanes)
+        columns.begun_us.extend([zero + begun for begun in begun_us])
+        columns.durations_us.extend(durations_us)
+        columns.sizes_bytes.extend(sizes_bytes)
         columns.outcomes.extend(repeat(FINISHED, len(tasks)))
 
-    def _labels_of(self, tasks: array[int], of_task: list[_Kind], incarnation: int) -> list[int]:
+    def _labels_of(self, tasks: Sequence[int], of_task: list[_Kind], incarnation: int) -> list[int]:
         label_of = self._label_finder(incarnation)
         labels = []
         for task, kind in zip(tasks, of_task, strict=True):

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Mapping, Sequence
 from typing import Final
 
 from loom.lore.model import Worker
-from loom.trace.reader import TraceFile
+from loom.trace.reader import TraceFile, rows_of
 from loom.trace.records import AnyRecord, CheckpointSaved, ObjectFetched, Sampled, TaskEndedBadly, TasksRan
 
 _SILENCE_US: Final = 1_500_000  # a worker writes a sample each second: one that is silent for longer is not there
@@ -63,9 +62,8 @@ def _span(record: AnyRecord) -> tuple[int, int]:
     """When what a record tells of began and ended; zeros where it has no time."""
     match record:
         case TasksRan():
-            begun = array("Q", record.begun_us)
-            ends = map(int.__add__, begun, array("Q", record.durations_us))
-            return min(begun, default=0), max(ends, default=0)
+            times = [(begun, begun + duration) for _, _, _, begun, duration, _ in rows_of(record)]
+            return min((begun for begun, _ in times), default=0), max((end for _, end in times), default=0)
         case TaskEndedBadly() | ObjectFetched() | CheckpointSaved():
             return record.begun_us, record.begun_us + record.duration_us
         case Sampled():

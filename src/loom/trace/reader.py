@@ -11,7 +11,7 @@ from typing import Final
 import msgspec
 
 from loom.errors import LoomError
-from loom.trace.records import SUFFIX, VERSION, AnyRecord, Opened, PlanGrew, TasksRan
+from loom.trace.records import RAN, SUFFIX, VERSION, AnyRecord, Opened, PlanGrew, TasksRan
 
 _decode: Final = msgspec.msgpack.Decoder(AnyRecord).decode
 _get_length: Final = struct.Struct("<I").unpack_from
@@ -126,11 +126,9 @@ def _take_records(file: TraceFile, data: bytes, frames: Iterator[tuple[int, int]
 
 
 def _is_sound(record: AnyRecord) -> bool:
-    """Columns are of one length, so that who reads them need not look."""
+    """Columns are of one length and rows are whole, so that who reads them need not look."""
     if isinstance(record, TasksRan):
-        n = len(record.lanes) // 2
-        quads = (record.tasks, record.begun_us, record.durations_us, record.sizes_bytes)
-        return len(record.lanes) == 2 * n and len(record.kinds) == 4 * n and all(len(q) == 8 * n for q in quads)
+        return not len(record.rows) % RAN.size
     if isinstance(record, PlanGrew):
         n = len(record.symbol_of) // 2
         halves = (record.symbol_of, record.label_of)
@@ -140,12 +138,4 @@ def _is_sound(record: AnyRecord) -> bool:
 
 def rows_of(record: TasksRan) -> Iterator[tuple[int, int, int, int, int, int]]:
     """Task, kind, lane, begun_us, duration_us, size_bytes of each."""
-    return zip(
-        memoryview(record.tasks).cast("Q"),
-        memoryview(record.kinds).cast("I"),
-        memoryview(record.lanes).cast("H"),
-        memoryview(record.begun_us).cast("Q"),
-        memoryview(record.durations_us).cast("Q"),
-        memoryview(record.sizes_bytes).cast("Q"),
-        strict=True,
-    )
+    return RAN.iter_unpack(record.rows)

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from array import array
 from collections.abc import Iterable, Mapping
-from typing import Final, TypeAlias
+from typing import Final
 
 from loom.core.worker_events import Done, Failed, NotInline
 from loom.core.worker_tasks import Task, WorkerKind
-from loom.trace.records import LOOP_LANE, CheckpointSaved, KindNamed, ObjectFetched, Sampled, TaskEndedBadly, TasksRan
+from loom.trace.records import (
+    LOOP_LANE,
+    RAN,
+    CheckpointSaved,
+    KindNamed,
+    ObjectFetched,
+    Sampled,
+    TaskEndedBadly,
+    TasksRan,
+)
 from loom.trace.writer import TraceWriter, now_us, opened_now
 from loom.worker.usage import family_usage
 
+_pack: Final = RAN.pack
 _SAMPLE_S: Final = 1.0
-
-# id, kind, cores, begun_us, duration_us, size_bytes
-_Ran: TypeAlias = tuple[int, WorkerKind, tuple[int, ...], int, int, int]
 
 
 class WorkerTrace:
@@ -30,7 +36,7 @@ class WorkerTrace:
         self._held = held
         self._writer: TraceWriter | None = None
         self._kinds: dict[WorkerKind, int] = {}  # those named in the file
-        self._ran: list[_Ran] = []  # since the last flush
+        self._ran = bytearray()  # rows of tasks since the last flush
         self._fetches: dict[int, tuple[int, int]] = {}  # objects on their way: from where, since when
         self._programs: dict[int, tuple[Task, int]] = {}  # those that run: since when
         self._free_us: dict[int, int] = {}  # executors: what runs there now began then
@@ -78,28 +84,18 @@ class WorkerTrace:
     # -- Tasks --------------------------------------------------------------------------------------------------------
 
     def ran(self, task: Task, begun_us: int, duration_us: int, size_bytes: int) -> None:
-        """A task ended well. This and its part of `flush` cost half a microsecond."""
-        self._ran.append((task.id, task.kind, task.cores, begun_us, duration_us, size_bytes))
+        """A task ended well."""
+        kind = self._kinds.get(task.kind)
+        if kind is None:
+            kind = self._number(task.kind)
+        cores = task.cores
+        self._ran += _pack(task.id, kind, cores[0] if cores else LOOP_LANE, begun_us, duration_us, size_bytes)
 
     def _put_ran(self, writer: TraceWriter) -> None:
         """One record for all of them."""
-        if not self._ran:
-            return
-        tasks, kinds, cores, begun_us, durations_us, sizes_bytes = zip(*self._ran, strict=True)
-        self._ran.clear()
-        for kind in dict.fromkeys(kinds):
-            self._number(kind)
-        numbers = self._kinds
-        writer.add(
-            TasksRan(
-                array("Q", tasks).tobytes(),
-                array("I", [numbers[kind] for kind in kinds]).tobytes(),
-                array("H", [own[0] if own else LOOP_LANE for own in cores]).tobytes(),
-                array("Q", begun_us).tobytes(),
-                array("Q", durations_us).tobytes(),
-                array("Q", sizes_bytes).tobytes(),
-            )
-        )
+        if self._ran:
+            writer.add(TasksRan(bytes(self._ran)))
+            self._ran.clear()
 
     def ended_badly(self, task: Task, begun_us: int, duration_us: int, error: str) -> None:
         assert self._writer is not None
