@@ -12,8 +12,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from clusters import Cluster, assert_no_objects, children, eventually, kill, listening_port, run_script
 
+from clusters import Cluster, assert_no_objects, children, eventually, kill, listening_port, run_script
 from loom.client import Client, LoomError, Task, TaskFailed, tasks
 from loom.errors import ClientClosed, ConnectionLost
 

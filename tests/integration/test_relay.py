@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import pytest
-from clusters import Cluster
 
+from clusters import Cluster
 from loom.client import Client, tasks
 from loom.messages import PeerAddress
 
