@@ -519,10 +519,11 @@ def test_a_worker_without_its_plugin_does_not_start(option: str, given: str, sai
     assert re.search(said, done.stderr), done.stderr
 
 
-def test_an_embedded_worker_without_its_plugin(capfd: pytest.CaptureFixture[str]) -> None:
-    with Client(cpus=1, load=["nowhere"]) as client, pytest.raises(LoomError, match="plugins"):
-        client.submit_one(tasks.const("")).wait()
-    assert capfd.readouterr().err.count("No module named 'nowhere'") == 1
+def test_a_client_whose_worker_could_not_load_a_plugin_is_not_made() -> None:
+    with pytest.raises(LoomError, match="No module named 'nowhere'"):
+        Client(cpus=1, load=["nowhere"])
+    with pytest.raises(LoomError, match="nowhere.so cannot be loaded"):
+        Client(cpus=1, load_native=["nowhere.so"])
 
 
 @pytest.mark.parametrize(
