@@ -522,7 +522,7 @@ def test_a_worker_without_its_plugin_does_not_start(option: str, given: str, sai
 def test_a_client_whose_worker_could_not_load_a_plugin_is_not_made() -> None:
     with pytest.raises(LoomError, match="No module named 'nowhere'"):
         Client(cpus=1, load=["nowhere"])
-    with pytest.raises(LoomError, match="nowhere.so cannot be loaded"):
+    with pytest.raises(LoomError, match=r"nowhere\.so cannot be loaded"):
         Client(cpus=1, load_native=["nowhere.so"])
 
 
