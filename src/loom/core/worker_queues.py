@@ -53,6 +53,7 @@ class Queues:
         self.amounts = Amounts(extras)
         # one a core, and one more for light tasks, which must not wait for long functions
         self.executors = [Executor(i) for i in range(cpus + 1)]
+        self._of_cores = self.executors[:-1]
         self.ready: deque[Task] = deque()
         self.light: deque[Task] = deque()  # ready ones that ask for no core: they run beside full cores
         self.special: dict[Request, deque[Task]] = {}  # ready ones that ask for more than cores
@@ -193,7 +194,7 @@ class Queues:
         environment = task.kind.environment
         alone = bool(task.kind.extras)
         n_gpus = task.kind.n_gpus
-        for executor in self.executors if not task.cpus else self.executors[:-1]:
+        for executor in self._of_cores if task.cpus else self.executors:
             if not executor.alive:
                 continue
             if not executor.queue:
