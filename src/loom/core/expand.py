@@ -70,9 +70,8 @@ class Expander:
         for consumer in consumers:
             if consumer.state <= states.ASSIGNED and expanded in consumer.inputs:
                 self._try(consumer)
-        known: dict[Node, None] = dict.fromkeys(
-            expanded.consumers or ()
-        )  # those that took other parts meanwhile, and still wait for it
+        # some are listed again: they took other parts meanwhile, and still wait for this one
+        known: dict[Node, None] = dict.fromkeys(expanded.consumers or ())
         known.update(dict.fromkeys(c for c in consumers if c.state <= states.ASSIGNED and expanded in c.inputs))
         expanded.consumers = list(known) or None
 

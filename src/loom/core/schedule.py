@@ -137,15 +137,19 @@ class Scheduler:
         """The least busy worker for a task whose time has come."""
         kind = node.kind
         key = kind.queue_key
+        since = session.passed_over.get(key)
+        if since is not None and self._now < since + _PASSED_OVER_S:
+            self._wake_at(since + _PASSED_OVER_S)
+            return None
         suiting = [worker for worker in self.workers.values() if worker.suits(kind)]
         if not suiting:
             if self.workers and key not in session.unmet_said:
                 session.unmet_said.add(key)
                 self.unmet.append((session, kind))
             return None
-        deadline = session.passed_over.setdefault(key, self._now) + _PASSED_OVER_S
-        if self._now < deadline:
-            self._wake_at(deadline)
+        if since is None:
+            session.passed_over[key] = self._now
+            self._wake_at(self._now + _PASSED_OVER_S)
             return None
         free = [worker for worker in suiting if not worker.full and not worker.is_overcommitted()]
         return min(free, key=_backlog, default=None)
