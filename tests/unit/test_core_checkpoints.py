@@ -1,10 +1,11 @@
 """Checkpoints in the server: who writes them, and what waits for that."""
 
 import pytest
-from core_builders import Bench, Row, ids, listed
+from core_builders import Bench, Row, chunk_of, ids, listed
 
 from loom.core import states
 from loom.core.node import WANTED, WRITING
+from loom.ids import SERVER_MADE
 from loom.messages import (
     CancelTasks,
     CheckpointWritten,
@@ -13,6 +14,7 @@ from loom.messages import (
     RelayPiece,
     ResultsFailed,
     ResultsReady,
+    TaskRedirected,
     WriteCheckpoint,
 )
 
@@ -60,6 +62,16 @@ def test_a_checkpoint_that_cannot_be_written_fails_the_task_and_what_is_not_fini
     assert bench.node(1).state == states.FINISHED
     late = bench.submit(CLIENT, [Row([0], result=True)], first=3, plan_first=3)
     assert late.one(CLIENT, ResultsFailed).results[0].error == "disk full"
+
+
+def test_a_redirection_that_comes_with_the_failure_of_its_input_fails(bench: Bench) -> None:
+    first, second = bench.submit(CLIENT, [Row(cpus=0, checkpoint=SAVED), Row([0], cpus=0, result=True)]).tasks(W1)
+    bench.finish(W1, first)
+    chunk = chunk_of([Row([0], cpus=0)], first=SERVER_MADE)
+    redirected = TaskRedirected(second.task, second.attempt, chunk)
+    said = bench.say(W1, CheckpointWritten(ids(0)[0], "disk full"), redirected)
+    (failed,) = said.one(CLIENT, ResultsFailed).results
+    assert (failed.number, failed.error) == (1, "disk full")
 
 
 def test_another_holder_writes_it_where_the_first_is_lost(bench: Bench) -> None:

@@ -168,6 +168,10 @@ class Graph:
         for number in set(column(plan.inputs, "Q")):
             if number < plan.first and node.session.find(number) is None:
                 raise ProtocolError(f"its input {number} is not there any more")
+        for source in node.inputs:
+            if source.state == states.FAILED:  # it has failed in this turn, after all: its checkpoint cannot be written
+                self.fail(node, source.session.failures[source.number])
+                return
         target = self.add_chunk(node.session, plan, kind_of, node.users_number)
         target.flags |= GATHERED
         node.flags |= ALIAS
