@@ -4,6 +4,7 @@ import copy
 import gc
 import os
 import signal
+import sys
 import threading
 import time
 import weakref
@@ -27,6 +28,16 @@ def nap(seconds: float) -> bytes:
 
 def failing() -> Task:
     return tasks.run("/bin/false")
+
+
+def is_in(thread: threading.Thread, file: str, function: str) -> bool:
+    """Whether the thread is somewhere below this function now."""
+    frame = sys._current_frames().get(thread.ident or 0)
+    while frame is not None:
+        if frame.f_code.co_name == function and frame.f_code.co_filename.endswith(file):
+            return True
+        frame = frame.f_back
+    return False
 
 
 class TestNames:
@@ -297,8 +308,7 @@ class TestThreads:
 
         thread = threading.Thread(target=wait)
         thread.start()
-        eventually(future.running)
-        time.sleep(0.05)  # most likely it waits by now; if not, it is told the same
+        eventually(lambda: is_in(thread, "results.py", "_wait"), what="a thread that waits")
         future.release()
         thread.join(10)
         assert not thread.is_alive()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from core_builders import Bench, Row
+from core_builders import Bench, Row, numbers
 
 from loom.core.check import check_worker
 from loom.core.worker import WorkerCore
@@ -11,7 +11,7 @@ from loom.core.worker_amounts import Amounts
 from loom.core.worker_events import Done, FromServer, NotInline, RunInline, TasksDone, WorkerEffect, WorkerEvent
 from loom.core.worker_tasks import RestartExecutor, RunOnExecutor, RunProgram, Task
 from loom.errors import LoomError
-from loom.messages import GiveBack, ResultsFailed, RunTask, RunTasks, TaskKind
+from loom.messages import GiveBack, ResultsFailed, RunTask, RunTasks, TaskKind, TasksGivenBack
 from loom.resources import GPU_PARTS, Request, cpus, parse_size, resources
 
 CLIENT = 1
@@ -124,6 +124,17 @@ def test_a_wide_task_is_not_overtaken_for_ever(bench: Bench) -> None:
     assert bench.step(after_s=deadline - bench.now).numbers(W1) == [40]
     assert running.is_overcommitted()
     assert not bench.step(after_s=1.0).tasks(W1)  # cores are kept for it
+
+
+def test_a_wide_task_that_waits_at_a_worker_is_asked_back_for_an_idle_one(bench: Bench) -> None:
+    bench.worker(W1, cpus=2)
+    (running,) = bench.submit(CLIENT, [Row(cpus=2, result=True)]).tasks(W1)
+    bench.submit(CLIENT, [Row(cpus=2, result=True)], first=1)
+    (wide,) = bench.step(after_s=0.3).tasks(W1)
+    assert bench.worker(W2, cpus=2).one(W1, GiveBack).count == 1
+    given = TasksGivenBack(numbers(wide.task), numbers(wide.attempt), True)
+    assert bench.say(W1, given).numbers(W2) == [1]
+    assert running.task != wide.task
 
 
 def test_tasks_that_wait_for_an_extra_do_not_keep_others_from_cores(bench: Bench) -> None:

@@ -193,7 +193,8 @@ class Worker:
 
     def n_waiting(self) -> int:
         """How many of the tasks assigned here cannot run now, about; light ones aside."""
-        return self.n_queued + max(0, self.n_tasks - self.n_queued - self.cpus)
+        for_cores = self.n_tasks - self.n_queued - self.cpus
+        return self.n_queued + max(for_cores, int(self.busy_cpus > self.cpus))  # of wide ones it is at least one
 
     def is_overcommitted(self) -> bool:
         """Whether more is assigned here than can run now."""

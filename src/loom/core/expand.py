@@ -135,7 +135,8 @@ class Expander:
             cuts = [_slices(length, self._n_cpus * _PIECES_A_CPU, total) for length in lengths]
             if not total:
                 cuts[0] = [SliceConfig(0, 0)]
-            configs = [_encode(bounds) for bounds_of_one in cuts for bounds in bounds_of_one]
+            counts = list(map(len, cuts))
+            configs = [_encode(bounds) for of_one in cuts for bounds in of_one]
         else:
             symbol = GET
             count = sum(lengths)
@@ -146,12 +147,11 @@ class Expander:
             if count > MAX_COPIES:
                 self._fail(node, f"{node.kind.symbol}: the input has {count} elements (limit {MAX_COPIES})")
                 return
-            cuts = [[SliceConfig(0, 0)] * length for length in lengths]
+            counts = lengths
             configs = [_encode(GetConfig(i)) for length in lengths for i in range(length)]
-        inputs = [[source] for source, of_one in zip(sources, cuts, strict=True) for _ in of_one]
+        inputs = [[source] for source, pieces in zip(sources, counts, strict=True) for _ in range(pieces)]
         kind = self._kinds.find(symbol, node.kind.label, _LIGHT)
-        pieces = self._make(node, kind, configs, inputs)
-        self._expand(node, pieces)
+        self._expand(node, self._make(node, kind, configs, inputs))
 
     def _fail(self, node: Node, error: str) -> None:
         self._graph.fail(node, Failure(node.users_number, "", error))
