@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench soak browser clean
+.PHONY: help setup demo test lint bench soak chaos browser clean
 
 help:  ## Say what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +35,9 @@ bench: $(READY)  ## Measure
 
 soak: $(READY)  ## Run the long tests that `make test` leaves out
 	$(BIN)/python -m pytest -m soak || test $$? -eq 5  # 5: there are none
+
+chaos: $(READY)  ## Break real processes in some twenty ways, and count what was lost (some ten minutes)
+	$(BIN)/python -m tests.chaos --seeds 1-20
 
 browser: $(READY)  ## Test reports in a browser (Chromium has to be there)
 	@command -v chromium >/dev/null || { echo "There is no chromium here: apt install chromium"; exit 1; }

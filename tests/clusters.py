@@ -65,6 +65,26 @@ def _lives(process: psutil.Process) -> bool:
         return False
 
 
+class Worker(subprocess.Popen[bytes]):
+    """A `loom-worker`: this process is its supervisor, the worker itself is below it."""
+
+    def itself(self) -> psutil.Process:
+        """The worker, once it was forked; then it is the supervisor's only child."""
+        return eventually(lambda: psutil.Process(self.pid).children(), what="the worker below its supervisor")[0]
+
+    def kill(self) -> None:
+        """Kill the worker, of which its supervisor ends."""
+        if self.poll() is None:
+            found = psutil.Process(self.pid).children()
+            if found:
+                kill(found)
+            else:
+                self.kill_supervisor()
+
+    def kill_supervisor(self) -> None:
+        super().kill()
+
+
 class Cluster:
     """A server and workers, started as users start them. Each worker has a directory of its own below `directory`."""
 
@@ -82,7 +102,7 @@ class Cluster:
         self.environment = {**os.environ, **(environment or {})}
         self.worker_options = worker_options
         self.processes = Processes()
-        self.workers: list[subprocess.Popen[bytes]] = []
+        self.workers: list[Worker] = []
         self._logs = 0
         self._worker_logs: list[Path] = []
         self.server, self.server_log = self.start("server", "-p", str(port), *server_options)
@@ -103,21 +123,23 @@ class Cluster:
         log = self.directory / f"{what}-{self._logs}.log"
         with log.open("wb") as stream:
             command: list[str | Path] = [SCRIPTS / f"loom-{what}", *arguments]
-            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=stream, env=self.environment)
+            kind: type[subprocess.Popen[bytes]] = Worker if what == "worker" else subprocess.Popen
+            process = kind(command, stdin=subprocess.DEVNULL, stderr=stream, env=self.environment)
         return process, log
 
     @property
     def wdir(self) -> Path:
         return self.directory / "wdir"
 
-    def add_worker(self, cpus: int = 1) -> subprocess.Popen[bytes]:
+    def add_worker(self, cpus: int = 1) -> Worker:
         worker = self._start_worker(cpus)
         self._await_connections()
         return worker
 
-    def _start_worker(self, cpus: int) -> subprocess.Popen[bytes]:
+    def _start_worker(self, cpus: int) -> Worker:
         options = ("--cpus", str(cpus), "--wdir", str(self.wdir), *self.worker_options)
         worker, log = self.start("worker", *options, "127.0.0.1", str(self.port))
+        assert isinstance(worker, Worker)
         self.workers.append(worker)
         self._worker_logs.append(log)
         return worker
@@ -177,11 +199,14 @@ def listening_port(server: subprocess.Popen[bytes], log: Path) -> int:
 
 
 def children(role: str, of: int | None = None) -> list[psutil.Process]:
-    """Living `server`, `worker` or executor (`child`) processes of Loom below a process (this one)."""
+    """Living `server`, `worker` (not their supervisors) or executor (`child`) processes of Loom below a process (this
+    one).
+    """
     found = []
     for process in psutil.Process(of).children(recursive=True):
         try:
-            if any(argument.startswith("loom.") and argument.endswith(role) for argument in process.cmdline()):
+            named = any(argument.startswith("loom.") and argument.endswith(role) for argument in process.cmdline())
+            if named and process.name() != "loom-supervisor":
                 found.append(process)
         except psutil.NoSuchProcess:
             continue

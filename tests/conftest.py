@@ -1,5 +1,6 @@
 """Clients of both engines, shared as far as tests leave them as they were, and checked when they end."""
 
+import ctypes
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 
 from clusters import Cluster, Processes, assert_no_objects, children
 from loom.client import Client
+from loom.executors.trees import adopt_orphans
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -64,6 +66,14 @@ def client(engine: Client) -> Iterator[Client]:
     """A client of either kind, that a test leaves without objects and alive."""
     yield engine
     assert_no_objects(engine)
+
+
+@pytest.fixture
+def adopts_orphans() -> Iterator[None]:
+    """This process is like a worker: orphans below it come to it."""
+    adopt_orphans()
+    yield
+    ctypes.CDLL(None).prctl(36, 0, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
 
 
 @pytest.fixture

@@ -37,3 +37,8 @@ def first_server_made(incarnation: int) -> int:
 def before_first_attempt(incarnation: int) -> int:
     """Attempts of one task count up from here; the incarnation is their high part."""
     return incarnation << _RUN_BITS
+
+
+def run_number(attempt: int) -> int:
+    """How often the task was given to a worker by that server, this time included: 1 for the first run."""
+    return attempt & ((1 << _RUN_BITS) - 1)

@@ -15,6 +15,8 @@ LINK_LOW_WATER_BYTES: Final = 1 * MIB
 BULK_PIECE_BYTES: Final = 256 * KIB  # largest write of bulk data at a time
 LINK_FLUSH_TIMEOUT_S: Final = 10.0  # a closed link whose peer does not take the rest is cut after this
 FETCH_IDLE_TIMEOUT_S: Final = 30.0  # a fetch without a byte for so long is over
+LINK_SILENCE_S: Final = 30.0  # a peer that has said nothing for so long is dead; it says something every quarter of it
+CLIENT_SILENCE_S: Final = 300.0  # the same for clients as the server sees them: people stop scripts with Ctrl-Z
 
 # Plans
 MAX_CHUNK_TASKS: Final = 2048  # 2,048 tasks cost the server some 5 ms of ingest: a bounded turn
@@ -30,6 +32,9 @@ STDERR_TAIL_BYTES: Final = 64 * KIB
 MAX_CPUS: Final = 1 << 16
 MAX_EXTRAS: Final = 32  # named amounts in one resource request
 MAX_EXTRA: Final = 1 << 60  # of one of them: bytes, parts of gpus
+MAX_RETRIES: Final = 1_000
+MAX_PRIORITY: Final = 1 << 31
+MAX_TIME_LIMIT_MS: Final = 1 << 40  # some 35 years
 MAX_COPIES: Final = 1_000_000  # tasks that one dynamic task or consumer of such becomes
 
 # Objects
@@ -45,6 +50,8 @@ KEPT_FUNCTIONS_BYTES: Final = 64 * MIB  # of the pickled ones; some keep large d
 # Server
 MAX_SESSIONS: Final = 10_000
 MAX_KINDS: Final = 4096  # distinct (symbol, label prefix, request) the server keeps statistics of
+CRASH_LIMIT: Final = 3  # a task that was running on so many workers when they died is not tried again
+LINEAGE_BYTES: Final = 4096 * MIB  # of the specs of finished tasks that the server keeps, to make lost objects again
 SESSION_GRACE_S: Final = 5.0  # how long a session outlives its broken link
 MAX_LOCATIONS: Final = 4  # holders named to a worker for one input
 

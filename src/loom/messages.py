@@ -9,7 +9,14 @@ from typing import Annotated, Final
 
 from msgspec import Meta, Struct
 
-from loom.limits import MAX_CPUS, MAX_LABEL_CHARS, MAX_SYMBOL_CHARS
+from loom.limits import (
+    MAX_CPUS,
+    MAX_LABEL_CHARS,
+    MAX_PRIORITY,
+    MAX_RETRIES,
+    MAX_SYMBOL_CHARS,
+    MAX_TIME_LIMIT_MS,
+)
 from loom.resources import Request
 
 Symbol = Annotated[str, Meta(max_length=MAX_SYMBOL_CHARS)]
@@ -27,6 +34,16 @@ class Message(Struct, array_like=True, gc=False, forbid_unknown_fields=True):
 # -- Plans ------------------------------------------------------------------------------------------------------------
 
 
+class Rules(Struct, array_like=True, frozen=True, gc=False, forbid_unknown_fields=True):
+    """How often a task is run again after it failed, what comes before it, how long one run may take (0: it is not
+    limited).
+    """
+
+    retries: Annotated[int, Meta(ge=0, le=MAX_RETRIES)] = 0
+    priority: Annotated[int, Meta(ge=-MAX_PRIORITY, le=MAX_PRIORITY)] = 0
+    time_limit_ms: Annotated[int, Meta(ge=0, le=MAX_TIME_LIMIT_MS)] = 0
+
+
 class PlanChunk(Message):
     """A stretch of a plan in topological order: task `first + i` is row i of every column.
 
@@ -40,9 +57,11 @@ class PlanChunk(Message):
     symbols: list[Symbol]
     labels: list[Label]
     requests: list[Request]
+    rules: list[Rules]
     symbol_of: bytes  # H
     label_of: bytes  # H
     request_of: bytes  # H
+    rules_of: bytes  # H; empty where no row has any
     flags: bytes  # B
     levels: bytes  # I
     consumers: bytes  # I
@@ -139,6 +158,16 @@ class SetTrace(Message, tag=10):
     path: bytes
 
 
+CANCELLED_TEXT: Final = "cancelled"  # what a cancelled result, and whoever takes it from then on, fails with
+
+
+class CancelResults(Message, tag=11):
+    """These results count as failed from now on (`numbers`: Q column); they are still to be released."""
+
+    seq: Id
+    numbers: bytes
+
+
 ClientToServer = (
     OpenSession
     | ResumeSession
@@ -150,6 +179,7 @@ ClientToServer = (
     | LocateResult
     | RelayFetch
     | SetTrace
+    | CancelResults
 )
 
 
@@ -216,7 +246,10 @@ class Stats(Message, tag=37):
 
 
 class RelayedObject(Message, tag=38):
-    """A piece of a relayed object; the last one says so. `error` where it could not be had."""
+    """A piece of a relayed object; the last one says so. `error` where it could not be had.
+
+    `number` is a number of the client's session; to a worker it is the object's id.
+    """
 
     number: Id
     header: bytes
@@ -232,7 +265,11 @@ ServerToClient = SessionOpened | SessionRefused | Acked | ResultsReady | Results
 
 
 class RegisterWorker(Message, tag=64):
-    """`name` is for people (host:pid). `extras`: what there is besides cores, in the units of `Request.extras`."""
+    """`name` is for people (host:pid). `extras`: what there is besides cores, in the units of `Request.extras`.
+
+    `time_left_ms`: until the worker has to leave, 0 where nobody knows. `before`: the incarnation of the server and the
+    worker that this process was on its last link; 0, 0 where there was none.
+    """
 
     name: str
     cpus: Annotated[int, Meta(ge=1, le=MAX_CPUS)]
@@ -241,6 +278,8 @@ class RegisterWorker(Message, tag=64):
     port: Count
     handover: str
     symbols: list[Symbol]
+    time_left_ms: Count
+    before: tuple[Id, Id]
 
 
 class FinishedTask(Message):
@@ -259,12 +298,9 @@ class TasksFinished(Message, tag=65):
 
 
 class FailedTask(Message):
-    """`crashed`: the task took its executor or program down with it."""
-
     task: Id
     attempt: Id
     error: str
-    crashed: bool
 
 
 class TasksFailed(Message, tag=66):
@@ -317,6 +353,23 @@ class CheckpointWritten(Message, tag=71):
     error: str
 
 
+class WorkerLeaves(Message, tag=72):
+    """The worker starts nothing any more: what it has not started comes back, and it goes when the server lets it."""
+
+
+class WorkerCondition(Message, tag=73):
+    """`over_budget`: its objects take more memory than they may. `disk_full`: it cannot store what it makes."""
+
+    over_budget: bool
+    disk_full: bool
+
+
+class RelayWanted(Message, tag=74):
+    """No holder of these objects can be reached from here (`objects`: Q column): send them through the server."""
+
+    objects: bytes
+
+
 WorkerToServer = (
     RegisterWorker
     | TasksFinished
@@ -326,6 +379,9 @@ WorkerToServer = (
     | TasksGivenBack
     | RelayPiece
     | CheckpointWritten
+    | WorkerLeaves
+    | WorkerCondition
+    | RelayWanted
 )
 
 
@@ -333,17 +389,24 @@ WorkerToServer = (
 
 
 class WorkerAccepted(Message, tag=96):
+    """`silence_ms`: an end of the link from which nothing has come for so long is taken for dead."""
+
     worker: Id
     incarnation: Id
+    silence_ms: Count
 
 
 class TaskKind(Message):
-    """Tasks of one symbol, label prefix and request, whose durations are alike: announced once a link."""
+    """Tasks of one symbol, label prefix and request, whose durations are alike: announced once a link.
+
+    `time_limit_ms`: how long one of them may run; 0: as long as it likes.
+    """
 
     kind: Id
     symbol: Symbol
     label: Label
     request: Request
+    time_limit_ms: Count
 
 
 class RunTask(Message):
@@ -426,6 +489,13 @@ class WriteTrace(Message, tag=106):
     path: bytes
 
 
+class TakeObjects(Message, tag=107):
+    """Fetch and hold these objects: the worker that has them leaves."""
+
+    peers: list[PeerAddress]
+    objects: list[ObjectAt]
+
+
 ServerToWorker = (
     WorkerAccepted
     | RunTasks
@@ -438,6 +508,8 @@ ServerToWorker = (
     | StopWorker
     | WriteCheckpoint
     | WriteTrace
+    | RelayedObject
+    | TakeObjects
 )
 
 
@@ -495,6 +567,7 @@ class ExecutorTask(Message):
 
     serial: Id
     number: Id
+    attempt: Id
     symbol: Symbol
     config: bytes
     function: Id

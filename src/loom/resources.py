@@ -107,6 +107,16 @@ def describe(request: Request) -> str:
     return ", ".join(words)
 
 
+def size_text(size_bytes: int) -> str:
+    """A number of bytes for people: `512 B`, `1.5 MiB`."""
+    size = float(size_bytes)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1024:
+            return f"{size:.4g} {unit}"
+        size /= 1024
+    return f"{size:.4g} TiB"
+
+
 def is_valid(request: Request) -> bool:
     """Whether a request that came over a wire is one that the builders make."""
     names = [name for name, _ in request.extras]

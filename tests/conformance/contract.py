@@ -7,6 +7,7 @@
 | 3 tasks                       | test_3_table.py (every row), test_3_tasks.py, test_3_requests.py  |
 | 4 external programs           | test_4_programs.py                                                |
 | 5 Python functions            | test_5_functions.py (inputs, values), test_5_outcomes.py          |
+|   retries, limits, cancelling | test_5_limits.py, test_5_cancelling.py                            |
 | 6 dynamic slice and get       | test_6_dynamic.py                                                 |
 | 7 own types                   | test_7_plugins.py                                                 |
 | 8 reports                     | test_8_reports.py                                                 |

@@ -230,13 +230,14 @@ class TestWhoHasThem:
                 early = client.submit_one(Task("installed/pid"))
                 cluster.worker_options = ("--load", "installed_plugin")
                 first = cluster.add_worker()
-                assert early.gather() == str(first.pid).encode()
+                its_pid = str(first.itself().pid).encode()
+                assert early.gather() == its_pid
                 cluster.worker_options = ()
                 cluster.add_worker()
                 cluster.add_worker()
                 cluster.await_workers(client)
                 values = client.gather(client.submit([Task("installed/pid", (), str(i)) for i in range(30)]))
-                assert set(values) == {str(first.pid).encode()}
+                assert set(values) == {its_pid}
                 first.terminate()
                 assert first.wait(15) == 0
                 eventually(lambda: client.get_stats()["n_workers"] == 2)
@@ -255,7 +256,7 @@ class TestWhoHasThem:
         cluster = Cluster(tmp_path, n_workers=1, environment={"PYTHONPATH": paths(tmp_path)})
         try:
             with cluster.client() as client:
-                assert run(client, Task("installed/pid")) == str(cluster.workers[0].pid).encode()
+                assert run(client, Task("installed/pid")) == str(cluster.workers[0].itself().pid).encode()
         finally:
             cluster.stop()
 

@@ -21,7 +21,7 @@ def _output_of(name: str, *arguments: str, directory: Path) -> list[str]:
 
 
 def _documented_blocks() -> list[str]:
-    texts = [(ROOT / name).read_text() for name in ("README.md", "docs/checkpoints.md")]
+    texts = [(ROOT / name).read_text() for name in ("README.md", "docs/checkpoints.md", "docs/limits.md")]
     return [block for text in texts for block in re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)]
 
 

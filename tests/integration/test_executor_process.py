@@ -16,6 +16,7 @@ from loom.data.pack import describe, from_packed, rebuild, to_packed, value_of
 from loom.data.plain import Plain
 from loom.data.pyobj import PyObj
 from loom.executors.environment import pin_threads
+from loom.executors.orphans import Orphans
 from loom.executors.processes import ExecutorProcess
 from loom.limits import MAX_HANDOVER_FDS
 from loom.messages import (
@@ -30,6 +31,7 @@ from loom.messages import (
     SmallResult,
 )
 from loom.tasktypes.python import py_call, py_value
+from runaways import Runaways, lives
 
 FUNCTION_ID = 1 << 50
 TIMEOUT_S = 30
@@ -48,7 +50,8 @@ class Owner:
         self.order: list[int] = []
         self.logs: list[ExecutorLog] = []
         self.losses: list[tuple[int | None, list[int], str]] = []
-        self.executor = ExecutorProcess(0, str(store_dir), self.loop, self.on_results, self.on_lost)
+        self.orphans = Orphans(self.loop)
+        self.executor = ExecutorProcess(0, str(store_dir), self.loop, self.orphans, self.on_results, self.on_lost)
         self.function_ids: dict[Callable[..., object], int] = {}
         self._serial = 0
 
@@ -71,7 +74,7 @@ class Owner:
         function = inputs[0] if inputs else 0
         key = function.object if isinstance(function, ExecutorInput) else function
         assert isinstance(key, int)
-        return ExecutorTask(self._serial, self._serial, symbol, config, key, inputs or [])
+        return ExecutorTask(self._serial, self._serial, 1, symbol, config, key, inputs or [])
 
     def call(self, function: Callable[..., object], *inputs: Given, kept: bool = False) -> ExecutorTask:
         """A task that calls the function; `kept`: the executor has the function already."""
@@ -105,7 +108,7 @@ class Owner:
 
 
 @pytest.fixture
-def owner(tmp_path: Path) -> Iterator[Owner]:
+def owner(tmp_path: Path, adopts_orphans: None) -> Iterator[Owner]:
     before = len(os.listdir("/proc/self/fd"))
     owner = Owner(tmp_path)
     descriptors = len(os.listdir("/proc/self/fd"))
@@ -117,6 +120,7 @@ def owner(tmp_path: Path) -> Iterator[Owner]:
         with pytest.raises(ChildProcessError):
             os.waitpid(pid, os.WNOHANG)
     assert len(os.listdir("/proc/self/fd")) == descriptors, "descriptors leak"
+    owner.orphans.close()
     owner.loop.close()
     gc.collect()
     assert len(os.listdir("/proc/self/fd")) == before
@@ -210,10 +214,13 @@ def test_an_unknown_symbol_fails_and_is_named(owner: Owner) -> None:
 @pytest.mark.parametrize(
     ("body", "story"),
     [
-        ("import ctypes; ctypes.string_at(0)", "killed by signal 11 (SIGSEGV)"),
-        ("import os; os._exit(3)", "exited with status 3"),
-        ("import os; os._exit(0)", "exited with status 0"),
-        ("import os, signal; os.kill(os.getpid(), signal.SIGTERM)", "killed by signal 15 (SIGTERM)"),
+        ("import ctypes; ctypes.string_at(0)", "the function's process was killed by signal 11 (SIGSEGV)"),
+        ("import os; os._exit(3)", "the function's process exited with status 3"),
+        ("import os; os._exit(0)", "the function's process exited with status 0"),
+        (
+            "import os, signal; os.kill(os.getpid(), signal.SIGTERM)",
+            "the function's process was killed by signal 15 (SIGTERM)",
+        ),
     ],
 )
 def test_a_crash_counts_for_the_running_task_only(owner: Owner, body: str, story: str) -> None:
@@ -236,7 +243,7 @@ def test_an_idle_process_that_is_killed_had_nothing_running(owner: Owner) -> Non
     assert owner.executor.pid is not None
     os.kill(owner.executor.pid, signal.SIGKILL)
     owner.wait(lambda: owner.losses)
-    assert owner.losses == [(None, [], "killed by signal 9 (SIGKILL)")]
+    assert owner.losses == [(None, [], "the function's process was killed by signal 9 (SIGKILL)")]
 
 
 def test_killed_in_full_flight_every_task_is_accounted_for_once(owner: Owner) -> None:
@@ -246,7 +253,7 @@ def test_killed_in_full_flight_every_task_is_accounted_for_once(owner: Owner) ->
     owner.executor.kill()
     owner.wait(lambda: owner.losses)
     running, unfinished, story = owner.losses[0]
-    assert story == "killed by signal 9 (SIGKILL)"
+    assert story == "the function's process was killed by signal 9 (SIGKILL)"
     accounted = owner.order + ([running] if running is not None else []) + unfinished
     assert accounted == [task.serial for task in tasks]
 
@@ -276,24 +283,118 @@ def test_a_forked_copy_that_comes_back_ends_there(owner: Owner) -> None:
     assert value(owner.run(lambda: b"next")) == b"next"
 
 
-def test_children_of_a_killed_process_go_with_it(owner: Owner, tmp_path: Path) -> None:
-    def leave_child() -> bytes:
+# -- What functions start, and being killed for a reason ---------------------------------------------------------------
+
+
+def test_what_a_function_started_is_gone_when_its_result_is_there(owner: Owner, tmp_path: Path) -> None:
+    runaways = [Runaways(tmp_path, name) for name in ("popen", "fork", "thread")]
+    popen, fork, thread = (list(one.command("stay")) for one in runaways)
+    notes = [str(tmp_path / name) for name in ("popen", "fork", "thread")]
+
+    def start() -> bytes:
+        import os
+        import subprocess
+        import threading
+
+        subprocess.Popen(popen)
+        if os.fork() == 0:
+            os.execv(fork[0], fork)
+        threading.Thread(target=subprocess.run, args=(thread,), daemon=True).start()
+        while any(len(os.listdir(note)) < 5 for note in notes):
+            pass
+        return b"started"
+
+    for _ in range(2):
+        assert value(owner.run(start)) == b"started"
+        assert [one.living() for one in runaways] == [[], [], []]
+    assert owner.losses == []
+
+
+def test_multiprocessing_can_be_used_again_and_leaves_nothing(owner: Owner, tmp_path: Path) -> None:
+    def use() -> str:
+        import multiprocessing
+        import multiprocessing.process
+        from multiprocessing.shared_memory import SharedMemory
+
+        pools = [multiprocessing.get_context(method).Pool(2) for method in ("fork", "spawn", "forkserver")]
+        assert all(pool.map(abs, [1, -2]) == [1, 2] for pool in pools)
+        left = SharedMemory(create=True, size=1000)
+        manager = multiprocessing.Manager()
+        manager.dict()
+        directory = multiprocessing.process.current_process()._config["tempdir"]  # type: ignore[attr-defined]
+        children = [child.pid for child in multiprocessing.active_children()]
+        return f"{left.name} {directory} {' '.join(map(str, children))}"
+
+    for _ in range(2):
+        name, directory, *children = str(value(owner.run(use)), "ascii").split()  # type: ignore[call-overload]
+        assert len(children) >= 6
+        assert not any(lives(int(pid)) for pid in children)
+        assert not os.path.exists(f"/dev/shm/{name}")
+        assert value(owner.run(lambda: b"next")) == b"next"
+        assert not os.path.exists(directory)
+
+
+@pytest.mark.parametrize("kill", ["signal", "kill"])
+def test_a_killed_process_is_lost_when_nothing_of_it_is_left(owner: Owner, tmp_path: Path, kill: str) -> None:
+    runaways = Runaways(tmp_path)
+    command = list(runaways.command("stay"))
+
+    def start() -> None:
         import subprocess
 
-        child = subprocess.Popen(["sleep", "1000"])
-        return b"%d" % child.pid
+        subprocess.run(command)
 
-    pid = int(bytes(value(owner.run(leave_child))))  # type: ignore[call-overload]
-    owner.executor.kill()
+    task = owner.call(start)
+    owner.give(task)
+    owner.wait(runaways.all_run)
+    assert owner.executor.pid is not None
+    if kill == "signal":
+        os.kill(owner.executor.pid, signal.SIGKILL)
+    else:
+        owner.executor.kill(task.serial, "enough")
     owner.wait(lambda: owner.losses)
-    owner.wait(lambda: not is_alive(pid))
+    assert runaways.living() == []
+    story = "enough" if kill == "kill" else "the function's process was killed by signal 9 (SIGKILL)"
+    assert owner.losses == [(task.serial, [], story)]
 
 
-def is_alive(pid: int) -> bool:
-    try:
-        return " Z " not in Path(f"/proc/{pid}/stat").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return False
+def test_since_when_a_task_runs_is_known(owner: Owner, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    path = str(gate)
+    long, behind = owner.call(lambda: Path(path).read_bytes()), owner.call(lambda: b"")
+    before = time.monotonic()
+    owner.give(long, behind)
+    opened = os.open(path, os.O_WRONLY)
+    began = owner.executor.started_at(long.serial)
+    assert began is not None
+    assert before - 0.002 < began < time.monotonic()
+    assert owner.executor.started_at(behind.serial) is None
+    os.close(opened)
+    owner.result_of(behind)
+
+
+def test_a_process_killed_for_a_task_that_has_just_ended_blames_no_other(owner: Owner, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    path = str(gate)
+    short, long = owner.call(lambda: b"short"), owner.call(lambda: Path(path).read_bytes())
+    owner.give(short, long)
+    opened = os.open(path, os.O_WRONLY)  # so the second runs
+    owner.executor.kill(short.serial, "time limit")
+    owner.wait(lambda: owner.losses)
+    os.close(opened)
+    assert value(owner.results[short.serial]) == b"short"
+    assert owner.losses == [(None, [long.serial], "time limit")]
+
+
+def test_a_stopped_process_is_not_reported_lost(owner: Owner) -> None:
+    owner.run(lambda: b"")
+    owner.executor.kill()
+    owner.executor.stop()
+    owner.executor.start()
+    assert value(owner.run(lambda: b"again")) == b"again"
+    assert owner.losses == []
 
 
 def test_output_of_functions_goes_to_the_workers_stderr(owner: Owner, capfd: pytest.CaptureFixture[str]) -> None:

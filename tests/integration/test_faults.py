@@ -74,8 +74,8 @@ class TestWorkerDeaths:
             assert client.gather(futures) == expected
             eventually(lambda: client.get_stats()["n_workers"] == 1)
             assert_no_objects(client)
-            assert len(list(cluster.wdir.glob("*"))) == 2
-            cluster.add_worker()  # sweeps what the killed one has left
+            eventually(lambda: len(list(cluster.wdir.glob("*"))) == 1, 5, "the end of the killed one's directory")
+            cluster.add_worker()
             eventually(lambda: len(list(cluster.wdir.glob("*"))) == 2)
 
     def test_results_that_a_killed_worker_held_are_made_again(self, cluster: Cluster) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import secrets
 import socket
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 
@@ -311,6 +312,128 @@ def test_fault_of_ours_is_reported_and_ends_that_link(runner: asyncio.Runner) ->
             assert await there.until_closed() == "unlucky"
             assert [str(error) for error in reported] == ["unlucky"]
             await assert_serves(listener.port, there)
+
+    runner.run(test())
+
+
+# -- signs of life -----------------------------------------------------------------------------------------------------
+
+
+def test_silent_peer_is_dead(runner: asyncio.Runner) -> None:
+    async def test() -> None:
+        there = Record()
+        async with listening(there) as listener:
+            with await raw_link(listener.port) as sock:
+                await there.until(lambda: there.links)
+                there.links[0].keep_alive(0.02, 0.1)
+                assert await there.until_closed() == "nothing heard for 0.1 s"
+                signs = await read_to_end(sock)
+            assert signs
+            assert signs == bytes(encode([])) * (len(signs) // len(encode([])))
+            assert there.messages == []
+            await assert_serves(listener.port, there)
+
+    runner.run(test())
+
+
+def test_signs_of_life_keep_both_ends_and_concern_no_handler(runner: asyncio.Runner) -> None:
+    async def test() -> None:
+        here, there = Record(), Record()
+        async with listening(there) as listener:
+            link = await connected(listener.port, here)
+            await there.until(lambda: there.links)
+            other = there.links[0]
+            for end in (link, other):
+                end.keep_alive(0.02, 0.1)
+            signs = 20 * len(encode([]))  # at least four times the time in which one end has to be heard
+            while min(link.received_bytes, other.received_bytes) < signs:
+                await asyncio.sleep(0.01)
+            assert (here.reason, there.reason) == (None, None)
+            assert (here.messages, there.messages) == ([], [])
+            link.send([GetStats(1)])
+            await there.until(lambda: there.messages)
+
+    runner.run(test())
+
+
+def test_frame_that_comes_slowly_is_life_and_others_spare_the_signs(runner: asyncio.Runner) -> None:
+    async def test() -> None:
+        there = Record()
+        async with listening(there) as listener:
+            with await raw_link(listener.port) as sock:
+                await there.until(lambda: there.links)
+                link = there.links[0]
+                link.keep_alive(0.05, 0.2)
+                for byte in bytes(encode([GetStats(1 << 60)])):
+                    await asyncio.get_running_loop().sock_sendall(sock, bytes([byte]))
+                    for _ in range(3):
+                        link.send([Acked(1)])
+                        await asyncio.sleep(0.01)
+                await there.until(lambda: there.messages)
+                assert there.reason is None
+                link.abort("enough")
+                said = await read_to_end(sock)
+                assert said == bytes(encode([Acked(1)])) * (len(said) // len(encode([Acked(1)])))
+
+    runner.run(test())
+
+
+def test_nothing_is_put_behind_what_the_peer_does_not_take(runner: asyncio.Runner) -> None:
+    async def test() -> None:
+        there = Record()
+        async with listening(there) as listener:
+            with await raw_link(listener.port) as sock:
+                await there.until(lambda: there.links)
+                link = there.links[0]
+                while not link.full:
+                    link.send([Acked(i) for i in range(10_000)])
+                waiting = link._transport.get_write_buffer_size()
+                link.keep_alive(0.02, 10.0)
+                for begun in range(5):
+                    await asyncio.get_running_loop().sock_sendall(sock, bytes(encode([GetStats(begun)])))
+                    await there.until(lambda begun=begun: len(there.messages) > begun)  # type: ignore[misc]
+                    await asyncio.sleep(0.02)
+                assert link._transport.get_write_buffer_size() == waiting
+
+    runner.run(test())
+
+
+def test_who_was_stopped_looks_into_its_sockets_first(runner: asyncio.Runner) -> None:
+    async def test() -> None:
+        there = Record()
+        async with listening(there) as listener:
+            with await raw_link(listener.port) as sock:
+                await there.until(lambda: there.links)
+                there.links[0].keep_alive(0.1, 0.4)
+                for i in range(2):
+                    sock.send(bytes(encode([GetStats(i)])))
+                    time.sleep(1.0)  # the whole process stands still
+                    await there.until(lambda i=i: len(there.messages) > i)  # type: ignore[misc]
+                assert there.reason is None
+
+    runner.run(test())
+
+
+def test_times_can_be_changed_and_end_with_the_link(runner: asyncio.Runner) -> None:
+    async def test() -> None:
+        there = Record()
+        async with listening(there) as listener:
+            with await raw_link(listener.port):
+                await there.until(lambda: there.links)
+                link = there.links[0]
+                link.keep_alive(100.0, 400.0)
+                link.keep_alive(0.01, 0.04)
+                assert await there.until_closed() == "nothing heard for 0.04 s"
+                link.keep_alive(0.01, 0.04)  # too late, and no harm
+            for end in (Link.close, Link.abort):
+                with await raw_link(listener.port):
+                    await there.until(lambda: len(there.links) > 1)
+                    link = there.links.pop()
+                    link.keep_alive(100.0, 400.0)
+                    timer = link._life_timer
+                    assert timer is not None
+                    end(link, "enough")
+                    assert timer.cancelled()
 
     runner.run(test())
 

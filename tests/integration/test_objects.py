@@ -94,8 +94,9 @@ class Fetch:
         fetcher.fetch(peer, objects, self._done)
         assert self.ended == [], "never from inside fetch"
 
-    def _done(self, number: int, fetched: Fetched, reason: str) -> None:
+    def _done(self, number: int, fetched: Fetched, reason: str, unreachable: bool) -> None:
         self.ended.append((number, fetched, reason))
+        self.unreachable = unreachable
         assert len(self.ended) <= self._count
         if len(self.ended) == self._count:
             self._all.set()
@@ -527,6 +528,55 @@ def test_silent_holder_is_given_up(runner: asyncio.Runner, way: str, scripted: t
     runner.run(test())
 
 
+def test_unreachable_holder_is_not_tried_again_for_a_while(
+    runner: asyncio.Runner, way: str, scripted: type[Scripted]
+) -> None:
+    silent = True
+
+    def script(link: Link, messages: list[Message]) -> None:
+        assert silent, "it was to be left alone"
+
+    scripted.script = staticmethod(script)
+
+    async def test() -> None:
+        nonlocal silent
+        async with serving({}, way, idle_timeout_s=0.1) as (fetcher, peer, _):
+            fetch = Fetch(fetcher, peer, [1])
+            assert "not a byte" in await fetch.reason()
+            assert fetch.unreachable
+            silent = False
+            for _ in range(3):
+                fetch = Fetch(fetcher, peer, [1])
+                assert not fetch.ended  # never from inside the call
+                assert "not a byte" in await fetch.reason()
+                assert fetch.unreachable
+            for lanes in fetcher._lanes.values():
+                lanes.tcp._shunned_until_s = 0.0  # those seconds are over
+            scripted.script = staticmethod(lambda link, messages: link.send([ObjectMissing(1)]))
+            fetch = Fetch(fetcher, peer, [1])
+            assert "does not have the object" in await fetch.reason()
+            assert not fetch.unreachable
+
+    runner.run(test())
+
+
+def test_constant_asking_does_not_hide_that_the_holder_is_silent(
+    runner: asyncio.Runner, way: str, scripted: type[Scripted]
+) -> None:
+    scripted.script = staticmethod(lambda link, messages: None)
+
+    async def test() -> None:
+        async with serving({}, way, idle_timeout_s=0.1) as (fetcher, peer, _):
+            fetches = [Fetch(fetcher, peer, [1])]
+            while not fetches[0].ended:
+                fetches.append(Fetch(fetcher, peer, [len(fetches)]))
+                await asyncio.sleep(0.01)
+            for fetch in fetches:
+                assert "not a byte for 0.1 s" in await fetch.reason()
+
+    runner.run(test())
+
+
 def test_holder_that_stalls_in_a_payload_is_given_up(runner: asyncio.Runner, scripted: type[Scripted]) -> None:
     def script(link: Link, _: list[Message]) -> None:
         link.write(encode([ObjectComes(1, b"h", LARGE, [], b"")]) + bulk_header(LARGE) + b"begun")
@@ -702,7 +752,7 @@ def test_fetch_again_from_inside_done(runner: asyncio.Runner, way: str) -> None:
             reasons: list[str] = []
             over = asyncio.Event()
 
-            def done(number: int, fetched: Fetched, reason: str) -> None:
+            def done(number: int, fetched: Fetched, reason: str, _: bool) -> None:
                 reasons.append(reason)
                 if len(reasons) < 3:
                     fetcher.fetch(peer, [number], done)

@@ -416,7 +416,7 @@ def test_the_worker_itself_runs_no_plugin(tmp_path: Path, libraries: list[str]) 
     with cluster.client() as client:
         assert run(client, Task("native/many", (), "3")) == b"333"
         assert (tmp_path / "who.py.log").read_text().split() == ["loom.plugins.describe", "loom.executors.child"]
-        assert "libnative" not in Path(f"/proc/{cluster.workers[0].pid}/maps").read_text()
+        assert "libnative" not in Path(f"/proc/{cluster.workers[0].itself().pid}/maps").read_text()
         (executor,) = children("child", cluster.workers[0].pid)
         assert "libnative" in Path(f"/proc/{executor.pid}/maps").read_text()
     cluster.stop()

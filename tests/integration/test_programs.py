@@ -16,9 +16,11 @@ from loom.data.file import FileObject
 from loom.data.pack import value_of
 from loom.data.plain import Plain
 from loom.executors.environment import Variables
+from loom.executors.orphans import Orphans
 from loom.executors.programs import ProgramRunner
 from loom.tasktypes.content import const
 from loom.tasktypes.run import run
+from runaways import Runaways, lives
 
 TIMEOUT_S = 30
 TASK = 7
@@ -32,7 +34,9 @@ class Owner:
         self.loop = asyncio.new_event_loop()
         self.ended: dict[int, tuple[DataObject | None, str, int]] = {}
         self.changed: list[tuple[int, int]] = []
-        self.runner = ProgramRunner(str(base_dir), self.loop, lambda task, at: self.changed.append((task, at)))
+        self.orphans = Orphans(self.loop)
+        changed = self.changed
+        self.runner = ProgramRunner(str(base_dir), self.loop, self.orphans, lambda task, at: changed.append((task, at)))
 
     def on_done(self, task: int, value: DataObject | None, error: str, duration_us: int) -> None:
         assert task not in self.ended
@@ -66,10 +70,11 @@ class Owner:
         outputs: Sequence[str | None] = (None,),
         variables: Variables = (),
         cores: tuple[int, ...] = (),
+        task: int = TASK,
     ) -> DataObject:
-        self.start(args, inputs, outputs, TASK, variables, cores)
-        self.wait(lambda: TASK in self.ended)
-        value, error, _duration = self.ended.pop(TASK)
+        self.start(args, inputs, outputs, task, variables, cores)
+        self.wait(lambda: task in self.ended)
+        value, error, _duration = self.ended.pop(task)
         assert value is not None, error
         return value
 
@@ -95,7 +100,7 @@ class Owner:
 
 
 @pytest.fixture
-def owner(tmp_path: Path) -> Iterator[Owner]:
+def owner(tmp_path: Path, adopts_orphans: None) -> Iterator[Owner]:
     base_dir = tmp_path / "base"
     base_dir.mkdir()
     before = len(os.listdir("/proc/self/fd"))
@@ -103,18 +108,12 @@ def owner(tmp_path: Path) -> Iterator[Owner]:
     owner = Owner(base_dir)
     yield owner
     owner.runner.close()
+    owner.orphans.close()
     assert os.getcwd() in ("/", where)
     os.chdir(where)
     owner.loop.close()
     assert len(os.listdir("/proc/self/fd")) == before, "descriptors leak"
     assert os.listdir(base_dir) == [], "files are left"
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        return ") Z " not in Path(f"/proc/{pid}/stat").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return False
 
 
 def test_standard_output_is_the_result(owner: Owner) -> None:
@@ -292,7 +291,7 @@ def test_a_malformed_config_fails(owner: Owner) -> None:
 
 def test_a_background_child_goes_with_its_program(owner: Owner) -> None:
     pid = int(value_of(owner.shell("sleep 1000 & echo $!")))  # type: ignore[call-overload]
-    owner.wait(lambda: not is_alive(pid))
+    owner.wait(lambda: not lives(pid))
 
 
 def test_a_program_runs_in_a_session_of_its_own(owner: Owner) -> None:
@@ -300,16 +299,27 @@ def test_a_program_runs_in_a_session_of_its_own(owner: Owner) -> None:
     assert pid == session
 
 
-def test_stopping_kills_at_once_and_reports_nothing(owner: Owner, tmp_path: Path) -> None:
+def test_a_stopped_program_is_over_when_nothing_of_it_is_left(owner: Owner, tmp_path: Path) -> None:
     marker = tmp_path / "pid"
     owner.start(("sh", "-c", f"sleep 1000 & echo $! >{marker}.new; mv {marker}.new {marker}; wait"))
     owner.wait(marker.exists)
-    owner.runner.stop(TASK)
-    owner.runner.stop(TASK)
-    assert value_of(owner.run("echo again")) == b"again\n"  # under the same number
-    owner.wait(lambda: not is_alive(int(marker.read_text())))
-    owner.wait(lambda: os.listdir(owner.base_dir) == [])
-    assert owner.ended == {}
+    owner.runner.stop(TASK, "enough of it")
+    owner.runner.stop(TASK, "again")
+    owner.wait(lambda: TASK in owner.ended)
+    assert owner.ended[TASK][:2] == (None, "enough of it")
+    assert not lives(int(marker.read_text()))
+    assert os.listdir(owner.base_dir) == []
+
+
+def test_a_task_can_be_started_again_while_its_stopped_program_dies(owner: Owner) -> None:
+    ends: list[str] = []
+    config = run("sleep 1000", (), (None,)).config
+    assert isinstance(config, bytes)
+    owner.runner.start(TASK, config, [], lambda _task, _value, error, _us: ends.append(error))
+    owner.runner.stop(TASK, "cancelled")
+    assert value_of(owner.run("echo again")) == b"again\n"
+    owner.wait(lambda: ends)
+    assert ends == ["cancelled"]
 
 
 def test_closing_waits_until_all_is_gone(owner: Owner) -> None:
@@ -355,6 +365,86 @@ def test_a_store_on_another_file_system_is_copied_from(owner: Owner) -> None:
         del given
     finally:
         shutil.rmtree(elsewhere)
+
+
+# -- What a program leaves running -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ending", ["0", "3", "crash"])
+def test_a_program_is_over_when_all_that_it_started_is_gone(owner: Owner, tmp_path: Path, ending: str) -> None:
+    runaways = Runaways(tmp_path)
+    owner.start(runaways.command(ending))
+    owner.wait(lambda: TASK in owner.ended)
+    assert runaways.all_run()
+    assert runaways.living() == []
+    assert bool(owner.ended.pop(TASK)[1]) == (ending != "0")
+    assert owner.orphans._owners == {}
+
+
+def test_a_stopped_program_takes_everything_with_it(owner: Owner, tmp_path: Path) -> None:
+    runaways = Runaways(tmp_path)
+    owner.start(runaways.command("stay"))
+    owner.wait(runaways.all_run)
+    owner.runner.stop(TASK, "time is up")
+    owner.wait(lambda: TASK in owner.ended)
+    assert runaways.living() == []
+    assert owner.ended[TASK][1] == "time is up"
+
+
+def test_closing_takes_everything(owner: Owner, tmp_path: Path) -> None:
+    runaways = Runaways(tmp_path)
+    owner.start(runaways.command("stay"))
+    owner.wait(runaways.all_run)
+    owner.runner.close()
+    assert runaways.living() == []
+
+
+def test_what_belongs_to_another_run_is_left_alone_as_long_as_that_lives(owner: Owner, tmp_path: Path) -> None:
+    staying, over = Runaways(tmp_path, "staying"), Runaways(tmp_path, "over")
+    owner.start(staying.command("stay"))
+    owner.wait(staying.all_run)
+    assert owner.run(over.command("0"), task=TASK + 1).read() == b""
+    assert len(staying.living()) == 5
+    assert len(over.living()) <= 2  # those without a mark may be those of the other
+    owner.runner.stop(TASK, "enough")
+    owner.wait(lambda: TASK in owner.ended)
+    assert staying.living() == over.living() == []
+
+
+def test_where_the_kernel_makes_no_lists_of_children_all_processes_are_looked_through(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, adopts_orphans: None
+) -> None:
+    monkeypatch.setattr("loom.executors.trees._LISTS", False)
+    base_dir = tmp_path / "base"
+    base_dir.mkdir()
+    owner = Owner(base_dir)
+    stopped, over = Runaways(tmp_path, "stopped"), Runaways(tmp_path, "over")
+    owner.start(stopped.command("stay"))
+    owner.wait(stopped.all_run)
+    assert owner.run(over.command("0"), task=TASK + 1).read() == b""
+    owner.runner.stop(TASK, "enough")
+    owner.wait(lambda: TASK in owner.ended)
+    assert stopped.living() == over.living() == []
+    owner.runner.close()
+    owner.orphans.close()
+    owner.loop.close()
+    os.chdir(tmp_path)
+
+
+def test_orphans_that_end_by_themselves_are_collected_while_their_program_runs(
+    owner: Owner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("loom.executors.orphans._PATROL_S", 0.01)
+    note = tmp_path / "pid"
+    owner.start(("sh", "-c", f"(sh -c 'echo $$ >{note}' &); sleep 1000"))
+    owner.wait(lambda: note.exists() and note.read_text() and not os.path.exists(f"/proc/{int(note.read_text())}"))
+    assert owner.ended == {}
+
+
+def test_programs_are_rather_killed_than_the_worker_where_memory_runs_out(owner: Owner) -> None:
+    own = int(Path("/proc/self/oom_score_adj").read_text())
+    script = f"until [ $(cat /proc/self/oom_score_adj) = {min(own + 500, 1000)} ]; do :; done"
+    assert owner.shell(script).read() == b""
 
 
 # -- Variables and cores -----------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from clusters import Cluster, assert_no_objects, children, eventually
@@ -184,8 +185,8 @@ class TestGpus:
 class TestAmounts:
     def test_memory_and_named_ones_are_never_exceeded(self, tmp_path: Path) -> None:
         wanted = [(400, 1), (600, 0), (1000, 2), (300, 1), (0, 1), (500, 2), (200, 1)] * 3
-        with worker_with(tmp_path, "--mem", "1000", "--resource", "fpga=2", cpus=5) as (_cluster, client):
-            plan = [calling(resources(mem=mem, fpga=fpga), busy) for mem, fpga in wanted]
+        with worker_with(tmp_path, "--mem", "1000MB", "--resource", "fpga=2", cpus=5) as (_cluster, client):
+            plan = [calling(resources(mem=f"{mem}MB", fpga=fpga), busy) for mem, fpga in wanted]
             plan += [calling(cpus(1), busy) for _ in range(5)]
             spans = gather(client, plan)
         memory = [(begin, end, mem) for (mem, _), (begin, end, _) in zip(wanted, spans, strict=False)]
@@ -206,15 +207,21 @@ class TestAmounts:
 
     def test_what_nobody_has_waits_alone_until_somebody_comes(self, tmp_path: Path) -> None:
         list_gpus(tmp_path)
-        with worker_with(tmp_path, "--mem", "1000") as (cluster, client):
-            requests = [resources(fpga=1), resources(gpus=1), resources(mem=2000), cpus(2), resources(mem=900, fpga=2)]
+        with worker_with(tmp_path, "--mem", "1GB") as (cluster, client):
+            requests = [
+                resources(fpga=1),
+                resources(gpus=1),
+                resources(mem="2GB"),
+                cpus(2),
+                resources(mem="0.9GB", fpga=2),
+            ]
             waiting = client.submit([calling(request, surroundings) for request in requests])
             waiting += client.submit([shell(request, PROGRAM) for request in requests])
-            others = [calling(resources(mem=1000), surroundings) for _ in range(2)]
+            others = [calling(resources(mem="1GB"), surroundings) for _ in range(2)]
             others += [shell(cpus(1), PROGRAM) for _ in range(20)]
             assert len(gather(client, others)) == 22
             assert not any(future.finished() for future in waiting)
-            cluster.worker_options = ("--mem", "3000", "--resource", "fpga=2", "--gpus", "1")
+            cluster.worker_options = ("--mem", "3000MB", "--resource", "fpga=2", "--gpus", "1")
             cluster.add_worker(cpus=2)
             client.gather(waiting)
 
@@ -281,7 +288,7 @@ class TestCores:
 
     def test_a_worker_of_one_core_keeps_to_it_while_it_runs_programs(self, tmp_path: Path) -> None:
         with worker_with(tmp_path) as (cluster, client):
-            worker = cluster.workers[0].pid
+            [worker] = (process.pid for process in psutil.Process(cluster.workers[0].pid).children())
             light = shell(cpus(1), "grep Cpus_allowed_list /proc/self/status")
             light.resource_request = None
             light.policy = "simple"

@@ -307,12 +307,12 @@ def test_workers_that_come_and_go(cluster: Cluster, tmp_path: Path) -> None:
     with cluster.client() as client:
         client.set_trace(directory)
         run_some(client)
-        pid = cluster.add_worker().pid
+        first, new = cluster.workers[0].itself().pid, cluster.add_worker().itself().pid
         cluster.await_workers(client)
 
         def new_one_works() -> bool:
             run_some(client, 30)
-            return any(row.worker.endswith(f":{pid}") for row in ran(directory))
+            return any(row.worker.endswith(f":{new}") for row in ran(directory))
 
         eventually(new_one_works)
         cluster.workers[0].terminate()
@@ -322,7 +322,7 @@ def test_workers_that_come_and_go(cluster: Cluster, tmp_path: Path) -> None:
         joined = {r.worker: r.name for r in found(trace, records.WorkerJoined)}
         assert len(joined) == 3
         (left,) = found(trace, records.WorkerLeft)
-        assert joined[left.worker].endswith(f":{cluster.workers[0].pid}")
+        assert joined[left.worker].endswith(f":{first}")
         run_some(client, 30)
         assert numbers(ran(directory), client)[-1] == max(planned(directory, client))
 

@@ -21,6 +21,7 @@ from loom.messages import (
     PlanChunk,
     RegisterWorker,
     Release,
+    Rules,
     RunTask,
     RunTasks,
     SubmitChunk,
@@ -42,6 +43,13 @@ class Row(NamedTuple):
     config: bytes = b"c"
     extras: tuple[tuple[str, int], ...] = ()
     checkpoint: bytes = b""
+    retries: int = 0
+    priority: int = 0
+    time_limit_ms: int = 0
+
+    @property
+    def rules(self) -> Rules:
+        return Rules(self.retries, self.priority, self.time_limit_ms)
 
 
 def chunk_of(
@@ -63,6 +71,7 @@ def chunk_of(
     symbols = list(dict.fromkeys(r.symbol for r in rows))
     labels = list(dict.fromkeys(r.label for r in rows))
     requests = list(dict.fromkeys(Request(r.cpus, r.extras) for r in rows))
+    rules = list(dict.fromkeys(r.rules for r in rows)) if any(r.rules != Rules() for r in rows) else []
     saved = [row for row, r in enumerate(rows) if r.checkpoint]
     return PlanChunk(
         plan_first,
@@ -70,9 +79,11 @@ def chunk_of(
         symbols,
         labels,
         requests,
+        rules,
         array("H", [symbols.index(r.symbol) for r in rows]).tobytes(),
         array("H", [labels.index(r.label) for r in rows]).tobytes(),
         array("H", [requests.index(Request(r.cpus, r.extras)) for r in rows]).tobytes(),
+        array("H", [rules.index(r.rules) for r in rows] if rules else []).tobytes(),
         bytes(RESULT if r.result else 0 for r in rows),
         array("I", levels).tobytes(),
         array("I", consumers).tobytes(),
@@ -151,7 +162,7 @@ class Bench:
     def worker(
         self, link: int, cpus: int = 1, extras: Sequence[tuple[str, int]] = (), symbols: Sequence[str] = ("t/work",)
     ) -> Said:
-        register = RegisterWorker(f"w{link}", cpus, list(extras), "host", link, "", list(symbols))
+        register = RegisterWorker(f"w{link}", cpus, list(extras), "host", link, "", list(symbols), 0, (0, 0))
         return self.step(LinkUp(link, "worker"), Received(link, [register]))
 
     def seq(self, link: int) -> int:

@@ -9,7 +9,11 @@ from core_builders import Bench, Row, chunk_of, finished, numbers
 
 from loom.core import states
 from loom.core.check import check_client, check_server, check_worker
-from loom.core.client import ClientCore, Connected, FromServer
+from loom.core.client import ClientCore
+from loom.core.client_events import (
+    Connected,
+    FromServer,
+)
 from loom.core.events import LinkDown, LinkUp, Received, ServerEvent
 from loom.core.server import ServerCore
 from loom.core.worker import WorkerCore
@@ -36,7 +40,7 @@ from loom.messages import (
 from loom.resources import Request
 
 CLIENT, OTHER, W1, W2 = 1, 2, 11, 12
-REGISTER = RegisterWorker("w", 2, [], "h", 1, "", ["t/work"])
+REGISTER = RegisterWorker("w", 2, [], "h", 1, "", ["t/work"], 0, (0, 0))
 
 
 def busy_server() -> ServerCore:
@@ -107,7 +111,7 @@ def test_a_spoilt_worker_is_noticed() -> None:
     def busy() -> WorkerCore:
         core = WorkerCore(1, {"t/work": "program"})
         tasks = [RunTask(n, 1, 0, 0, 1, b"", [n - 1] if n > 1 else []) for n in (1, 2)]
-        core.step([WorkerHears([RunTasks([TaskKind(0, "t/work", "", Request(1))], [], [], tasks)])], 0.0)
+        core.step([WorkerHears([RunTasks([TaskKind(0, "t/work", "", Request(1), 0)], [], [], tasks)])], 0.0)
         check_worker(core)
         return core
 
@@ -188,7 +192,7 @@ def answers(rng: Random, task: RunTask) -> Message:
     """Something a worker may say of a task that it was given."""
     what = rng.randrange(5)
     if what == 0:
-        return TasksFailed([FailedTask(task.task, task.attempt, "broken", False)])
+        return TasksFailed([FailedTask(task.task, task.attempt, "broken")])
     if what == 1:
         return TaskRedirected(task.task, task.attempt, spoilt_chunk(rng, SERVER_MADE))
     if what == 2:

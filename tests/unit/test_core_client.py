@@ -8,9 +8,10 @@ import pytest
 from core_builders import Row, chunk_of, listed
 
 from loom.core.check import check_client
-from loom.core.client import (
+from loom.core.client import ClientCore
+from loom.core.client_events import (
     AskStats,
-    ClientCore,
+    CancelFutures,
     ClientEffect,
     ClientEvent,
     Close,
@@ -38,6 +39,7 @@ from loom.errors import ProtocolError
 from loom.limits import RECONNECT_PAUSE_MAX_S, SESSION_GRACE_S
 from loom.messages import (
     Acked,
+    CancelResults,
     CloseSession,
     FailedResult,
     GetStats,
@@ -160,7 +162,54 @@ def test_news_that_cross_a_release_are_not_news(bench: Bench) -> None:
     assert bench.told(Release).credit_bytes == 100
     assert not bench.core.inlined
     bench.hear(Acked(2))
-    assert not bench.core.released
+    assert not bench.core.void
+
+
+def test_a_cancelled_result_has_failed_at_once(bench: Bench) -> None:
+    bench.step(CancelFutures([2, 0]))
+    assert bench.one(FailedFutures).results == [FailedResult(n, n, "", "cancelled") for n in (2, 0)]
+    assert listed(bench.told(CancelResults).numbers) == [2, 0]
+    assert not [m for m in bench.said() if isinstance(m, Release)]
+
+
+def test_news_that_cross_a_cancel_are_not_news(bench: Bench) -> None:
+    bench.step(CancelFutures([0, 1, 2]))
+    bench.hear(ready(0, b"x" * 100), ready(1), ResultsFailed([FailedResult(2, 2, "w", "broken")]), ready(3))
+    assert [[r.number for r in effect.results] for effect in bench.all(Ready)] == [[], [], [3]]
+    assert [effect.results for effect in bench.all(FailedFutures)] == [[]]
+    assert (bench.told(Release).numbers, bench.told(Release).credit_bytes) == (b"", 100)
+    bench.hear(Acked(2))
+    assert not bench.core.void
+    assert bench.step(FetchResults([1])).one(Undeliverable).number == 1
+
+
+def test_a_result_that_came_unseen_before_its_cancel_is_void_too(bench: Bench) -> None:
+    """The shell cancels what it has not been told of."""
+    bench.hear(ready(0, b"x" * 100), ready(1), ready(2))
+    bench.step(FetchResults([1]))
+    bench.step(CancelFutures([0, 1, 2]))
+    assert bench.told(Release).credit_bytes == 100
+    assert bench.one(Undeliverable) == Undeliverable(1, "cancelled")
+    assert bench.core.inlined == bench.core.holders == bench.core.fetching == {}
+    assert bench.step(ReleaseResults([0])).told(Release).credit_bytes == 0
+
+
+def test_a_cancel_is_said_again_after_a_reconnect(bench: Bench) -> None:
+    bench.step(CancelFutures([0]))
+    bench.reconnect()
+    assert bench.hear(SessionOpened(5, 1)).told(CancelResults).seq == 1
+    bench.hear(ready(0), Acked(1))
+    assert [effect.results for effect in bench.all(Ready)] == [[]]
+    bench.reconnect()
+    assert bench.hear(SessionOpened(5, 1)).said() == []
+
+
+def test_a_release_outlives_the_acknowledgement_of_a_cancel(bench: Bench) -> None:
+    bench.step(CancelFutures([0]), ReleaseResults([0]))
+    bench.hear(Acked(1), ready(0, b"x" * 100))
+    assert bench.one(Ready).results == []
+    bench.hear(Acked(2))
+    assert not bench.core.void
 
 
 def test_statistics_are_answered_once_even_if_said_twice(bench: Bench) -> None:

@@ -178,7 +178,7 @@ def test_a_failed_copy_fails_who_needs_it_and_nobody_else(bench: Bench) -> None:
     copies = [task for task in said.tasks(W1) if task.config == b"copied"]
     others = [task for task in said.tasks(W1) if task not in pieces and task not in copies]
     bench.finish(W1, *pieces)
-    said = bench.say(W1, TasksFailed([FailedTask(copies[1].task, copies[1].attempt, "it broke", False)]))
+    said = bench.say(W1, TasksFailed([FailedTask(copies[1].task, copies[1].attempt, "it broke")]))
     (failed,) = said.one(CLIENT, ResultsFailed).results
     assert (failed.number, failed.task, failed.error) == (2, 2, "it broke")
     assert set(listed(said.one(W1, CancelTasks).tasks)) >= {copies[0].task}

@@ -205,7 +205,7 @@ class WorkerBench:
         kinds = []
         if (symbol, request) not in self._kinds:
             self._kinds[symbol, request] = len(self._kinds)
-            kinds = [TaskKind(self._kinds[symbol, request], symbol, "", request)]
+            kinds = [TaskKind(self._kinds[symbol, request], symbol, "", request, 0)]
         tasks = [RunTask(S | n, 1, self._kinds[symbol, request], 0, 1, b"", []) for n in task_numbers]
         return self.step(FromServer([RunTasks(kinds, [], [], tasks)]))
 

@@ -55,7 +55,7 @@ def bench() -> Bench:
 
 
 def fail(bench: Bench, link: int, task: RunTask, error: str = "it broke") -> Said:
-    return bench.say(link, TasksFailed([FailedTask(task.task, task.attempt, error, False)]))
+    return bench.say(link, TasksFailed([FailedTask(task.task, task.attempt, error)]))
 
 
 def give_back(*tasks: RunTask, answer: bool = False) -> TasksGivenBack:

@@ -94,9 +94,9 @@ def test_next_landing_from_inside_landed() -> None:
 
 def test_limit_is_checked_before_memory_is_taken() -> None:
     with pytest.raises(ProtocolError, match="4,294,967,295 bytes"):
-        feed(FrameReader(), b"\xff\xff\xff\xff" + bytes([CONTROL]))
+        feed(FrameReader(), b"\xff\xff\xff\xff" + bytes([CONTROL, 0, 0, 0, 0]))
     with pytest.raises(ProtocolError, match="67,108,865 bytes"):
-        feed(FrameReader(), (MAX_FRAME_BYTES + 1).to_bytes(4, "little") + bytes([CONTROL]))
+        feed(FrameReader(), (MAX_FRAME_BYTES + 1).to_bytes(4, "little") + bytes([CONTROL, 0, 0, 0, 0]))
 
 
 def test_frame_of_exactly_the_limit() -> None:
@@ -108,7 +108,16 @@ def test_frame_of_exactly_the_limit() -> None:
 @pytest.mark.parametrize("kind", [0, 3, 255])
 def test_unknown_kind(kind: int) -> None:
     with pytest.raises(ProtocolError, match="unknown kind"):
-        feed(FrameReader(), b"\1\0\0\0" + bytes([kind]) + b"x")
+        feed(FrameReader(), b"\1\0\0\0" + bytes([kind, 0, 0, 0, 0]) + b"x")
+
+
+@pytest.mark.parametrize("size", [1, 1_000, 200_000])
+def test_a_flipped_bit_is_noticed(size: int) -> None:
+    for bit in (0, 3, 8 * size // 2, 8 * size - 1):
+        frame = bytearray(control(b"x" * size))
+        frame[HEADER_BYTES + bit // 8] ^= 1 << bit % 8
+        with pytest.raises(ProtocolError, match="damaged on its way"):
+            feed(FrameReader(), bytes(frame))
 
 
 def test_bulk_that_nobody_expects() -> None:
@@ -121,7 +130,7 @@ def test_bulk_frame_that_does_not_fit_its_landing(size: int) -> None:
     reader = FrameReader()
     reader.land(memoryview(bytearray(10)), lambda: None)
     with pytest.raises(ProtocolError, match="where 10 are expected"):
-        feed(reader, size.to_bytes(4, "little") + bytes([BULK]))
+        feed(reader, size.to_bytes(4, "little") + bytes([BULK, 0, 0, 0, 0]))
 
 
 def test_control_frame_in_the_middle_of_a_landing() -> None:

@@ -1,5 +1,7 @@
+import copy
 import gc
 import itertools
+import pickle
 from array import array
 from collections.abc import Iterable, Sequence
 
@@ -8,8 +10,16 @@ import pytest
 from loom import tasks
 from loom.errors import InvalidPlan, LoomError
 from loom.ids import SERVER_MADE
-from loom.limits import CHUNK_TARGET_BYTES, MAX_CHUNK_TASKS, MAX_CONFIG_BYTES, MAX_LABEL_CHARS
-from loom.messages import RESULT, PlanChunk
+from loom.limits import (
+    CHUNK_TARGET_BYTES,
+    MAX_CHUNK_TASKS,
+    MAX_CONFIG_BYTES,
+    MAX_LABEL_CHARS,
+    MAX_PRIORITY,
+    MAX_RETRIES,
+    MAX_TIME_LIMIT_MS,
+)
+from loom.messages import RESULT, PlanChunk, Rules
 from loom.resources import Request, cpu1, cpus
 from loom.tasktypes import walk
 from loom.tasktypes.base import TaskError
@@ -39,22 +49,25 @@ def cut(values: Sequence[int], ends: Iterable[int]) -> list[list[int]]:
 
 def rows(chunk: PlanChunk) -> list[dict[str, object]]:
     """A chunk by rows, in the words of its tasks."""
+    rules_of = array("H", chunk.rules_of) or [0] * len(chunk.flags)
     config_ends = array("I", chunk.config_ends)
     return [
         {
             "symbol": chunk.symbols[symbol],
             "label": chunk.labels[label],
             "request": chunk.requests[request],
+            "rules": chunk.rules[rules] if chunk.rules else Rules(),
             "flags": flags,
             "level": level,
             "consumers": consumers,
             "inputs": inputs,
             "config": bytes(config),
         }
-        for symbol, label, request, flags, level, consumers, inputs, config in zip(
+        for symbol, label, request, rules, flags, level, consumers, inputs, config in zip(
             array("H", chunk.symbol_of),
             array("H", chunk.label_of),
             array("H", chunk.request_of),
+            rules_of,
             chunk.flags,
             array("I", chunk.levels),
             array("I", chunk.consumers),
@@ -86,6 +99,7 @@ def test_a_small_plan_in_columns() -> None:
     assert [row["label"] for row in table] == ["", "", "join: it", ""]
     assert [row["request"] for row in table] == [Request(), Request(), Request(), cpu1]
     assert [row["flags"] for row in table] == [RESULT, 0, 0, RESULT]
+    assert (chunk.rules, chunk.rules_of) == ([], b"")
     assert [row["level"] for row in table] == [2, 2, 1, 0]
     assert [row["consumers"] for row in table] == [1, 1, 1, 0]
     assert [row["inputs"] for row in table] == [[], [], [100, 101, 100], [102]]
@@ -185,6 +199,63 @@ def test_the_policy_is_resolved(request_given: Request | None, policy: str | Non
     assert column(encode([task]), "request") == [expected]
 
 
+def test_a_task_has_no_rules_until_one_is_set() -> None:
+    task = tasks.const("a")
+    assert (task.retries, task.time_limit_s, task.priority, task.rules) == (0, None, 0, None)
+    task.retries = 3
+    task.time_limit_s = 0.5
+    task.priority = -2
+    assert (task.retries, task.time_limit_s, task.priority) == (3, 0.5, -2)
+    assert task.rules == Rules(3, -2, 500)
+    for twin in (copy.copy(task), pickle.loads(pickle.dumps(task))):
+        assert (twin.retries, twin.time_limit_s, twin.priority) == (3, 0.5, -2)
+    task.retries, task.time_limit_s, task.priority = 0, None, 0
+    assert task.rules is None
+
+
+def test_rules_in_columns() -> None:
+    plain, twice, also_twice, urgent = (tasks.const(str(i)) for i in range(4))
+    twice.retries = also_twice.retries = 2
+    urgent.priority, urgent.time_limit_s = 7, 12
+    (chunk,) = encode([plain, twice, also_twice, urgent])
+    assert chunk.rules == [Rules(), Rules(2), Rules(0, 7, 12_000)]
+    assert [row["rules"] for row in rows(chunk)] == [Rules(), Rules(2), Rules(2), Rules(0, 7, 12_000)]
+    assert column(EncodedPlan([0], 1, [encode_redirect(twice)]), "rules") == [Rules(2)]
+
+
+def test_only_chunks_with_rules_have_a_column_of_them() -> None:
+    many = [tasks.const("") for _ in range(3 * MAX_CHUNK_TASKS)]
+    many[MAX_CHUNK_TASKS].retries = 1
+    assert [len(chunk.rules_of) for chunk in encode(many)] == [0, 2 * MAX_CHUNK_TASKS, 0]
+
+
+@pytest.mark.parametrize(
+    ("attribute", "values"),
+    [
+        ("retries", [-1, MAX_RETRIES + 1, 1.0, True, "2", None]),
+        ("time_limit_s", [0, -1, 0.0009, 1e300, 1 << 80, float("inf"), float("nan"), True, "2s"]),
+        ("priority", [MAX_PRIORITY + 1, -MAX_PRIORITY - 1, 0.5, False, "high", None]),
+    ],
+)
+def test_bad_rules_are_refused_where_they_are_set(attribute: str, values: list[object]) -> None:
+    task = tasks.const("a")
+    for value in values:
+        with pytest.raises(InvalidPlan, match=rf"^{attribute}=.*: write .* from "):
+            setattr(task, attribute, value)
+        with pytest.raises(InvalidPlan, match=rf"^{attribute}="):
+            tasks.py_task(**{attribute: value})  # type: ignore[arg-type]
+    assert task.rules is None
+
+
+def test_the_smallest_and_the_largest_rules() -> None:
+    task = tasks.const("a")
+    for limit in (0.001, MAX_TIME_LIMIT_MS / 1000):
+        task.time_limit_s = limit
+        assert task.time_limit_s == limit
+    task.retries, task.priority = MAX_RETRIES, -MAX_PRIORITY
+    assert column(encode([task]), "rules") == [Rules(MAX_RETRIES, -MAX_PRIORITY, MAX_TIME_LIMIT_MS)]
+
+
 def test_a_task_made_by_hand() -> None:
     task = Task()
     task.task_type = "my/count"
@@ -241,6 +312,7 @@ def test_only_tasks_are_submitted(submitted: object) -> None:
         ("resource_request", 4, "no request .*: 4"),
         ("policy", "eager", "its policy is 'eager', not one of"),
         ("policy", "scheduler", "'scheduler'"),
+        ("rules", 3, "set its retries, time_limit_s and priority"),
         ("checkpoint_path", "a/b", "is not absolute"),
         ("checkpoint_path", "/a/", "is no file name"),
         ("checkpoint_path", 3, "is no path: 3"),

@@ -36,8 +36,20 @@ def test_records_come_in_order_and_once(ends: Ends) -> None:
 
 def test_started_is_seen_at_once(ends: Ends) -> None:
     writer, reader = ends
-    writer.mark_started(7_000_000_000)
+    writer.mark_started(7_000_000_000, 5_000_000_000)
     assert reader.started == 7_000_000_000
+
+
+def test_since_when_a_task_runs_is_known_of_the_last_one_only(ends: Ends) -> None:
+    writer, reader = ends
+    serials = (1, 2, 1 << 20, 7_000_000_000)
+    assert [reader.started_at(serial) for serial in serials] == [None] * 4
+    for serial in serials:
+        writer.mark_started(serial, 123_456_789_000_000)
+        began = reader.started_at(serial)
+        assert began is not None
+        assert abs(began - 123_456.789) < 0.002
+        assert [reader.started_at(other) for other in serials if other != serial] == [None] * 3
 
 
 def test_a_record_above_the_limit_is_refused_for_ever(ends: Ends) -> None:
@@ -124,7 +136,7 @@ def test_what_was_published_outlives_a_killed_writer(ends: Ends) -> None:
         number = 0
         while True:
             number += 1
-            writer.mark_started(number)
+            writer.mark_started(number, number)
             if not writer.publish(b"%d" % number * 50) or number == 100:
                 os.write(ready_writing, b"!")
     os.read(ready_reading, 1)

@@ -10,12 +10,13 @@ from loom.data.buffers import FileSegment, StoredFile, join
 from loom.data.pack import rebuild
 from loom.data.plain import Plain
 from loom.limits import SMALL_OBJECT_BYTES
+from loom.worker.budget import Budget
 from loom.worker.store import Store
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    return Store(str(tmp_path))
+    return Store(str(tmp_path), Budget(1 << 30))
 
 
 def files_of(tmp_path: Path) -> list[str]:

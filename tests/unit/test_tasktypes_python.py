@@ -35,7 +35,7 @@ class Worker:
     def run(self, task: Task, inputs: Sequence[DataObject] = ()) -> DataObject | Task:
         assert isinstance(task.config, bytes)
         ids = [self.ids.setdefault(source, len(self.ids)) for source in task.inputs]
-        context = RunContext(7, lambda level, text: self.log.append((level, text)), None, self.functions, ids)
+        context = RunContext(7, lambda level, text: self.log.append((level, text)), None, self.functions, ids, 3)
         function: list[DataObject] = []
         if task.inputs:
             source = task.inputs[0]
@@ -106,6 +106,19 @@ def test_the_function_is_pickled_once_and_shared() -> None:
     assert encode_plan([first, second], 0, lambda _: 0).count == 3
 
 
+def test_the_limits_of_a_function_are_those_of_its_tasks() -> None:
+    @tasks.py_task(retries=2, time_limit_s=1.5, priority=-1)
+    def f() -> bytes:
+        return b""
+
+    first, second = f(), f()
+    assert (first.retries, first.time_limit_s, first.priority) == (2, 1.5, -1)
+    first.retries = 5
+    assert (first.retries, second.retries, f().retries) == (5, 2, 2)
+    assert first.inputs[0].rules is None  # type: ignore[attr-defined]  # the function itself
+    assert cloudpickle.loads(cloudpickle.dumps(f))().time_limit_s == 1.5
+
+
 def test_a_function_is_loaded_once(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calls, "KEPT_FUNCTIONS", 2)
     loads: list[PyObj] = []
@@ -134,11 +147,11 @@ def test_both_symbols_call(worker: Worker) -> None:
 def test_direct_arguments_come_after_the_context(worker: Worker) -> None:
     @tasks.py_task(context=True, n_direct_args=2)
     def f(ctx: Context, n: int, text: str, a: Wrapper) -> str:
-        return f"{ctx.task_id} {n} {text} {a.read().decode()}"
+        return f"{ctx.task_id} {ctx.attempt} {n} {text} {a.read().decode()}"
 
     task = f(2, "x", anything)
     assert len(task.inputs) == 2
-    assert worker.value(task, [Plain(b"a")]) == b"7 2 x a"
+    assert worker.value(task, [Plain(b"a")]) == b"7 3 2 x a"
     with pytest.raises(LoomError, match="f: takes 2 direct arguments, got 1"):
         f(1)
     call = tasks.py_call(tasks.py_value(lambda n, a: n * a.read()), (anything,), direct_args=(2,))

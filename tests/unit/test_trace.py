@@ -277,7 +277,7 @@ def task_of(kind: WorkerKind, number: int = 1, cores: tuple[int, ...] = ()) -> T
 
 
 def kind_of(label: str) -> WorkerKind:
-    return WorkerKind(0, "loom/run/run", label, Request(1, (("gpus", 5000),)), "program")
+    return WorkerKind(0, "loom/run/run", label, Request(1, (("gpus", 5000),)), 0, "program")
 
 
 def test_a_kind_is_named_before_its_first_task_and_once(

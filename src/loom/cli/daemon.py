@@ -18,6 +18,8 @@ from loom.errors import LoomException
 
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 
+_SAME_SIGNAL_S: Final = 1.0  # a second SIGTERM within this time is the first one by another way
+
 
 def raise_descriptor_limit() -> None:
     """Links, handed-over objects and programs all take descriptors: allow as many as this user may have."""
@@ -61,11 +63,24 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return uvloop.new_event_loop  # type: ignore[no-any-return,unused-ignore]
 
 
-def stop_on_signals(stop: Callable[[], None], until_stdin_closes: bool) -> None:
-    """Call `stop` on SIGTERM and SIGINT, and when standard input ends if that is asked for."""
+def stop_on_signals(
+    stop: Callable[[], None], until_stdin_closes: bool, drain: Callable[[], None] | None = None
+) -> None:
+    """Call `stop` on SIGTERM and SIGINT, and when standard input ends if that is asked for.
+
+    Where there is `drain`, the first SIGTERM calls that.
+    """
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop)
+
+    def on_first_term() -> None:
+        # Whoever signals a whole group or job reaches us twice: directly, and through the process above us.
+        loop.add_signal_handler(signal.SIGTERM, lambda: None)
+        loop.call_later(_SAME_SIGNAL_S, loop.add_signal_handler, signal.SIGTERM, stop)
+        assert drain is not None
+        drain()
+
+    loop.add_signal_handler(signal.SIGTERM, stop if drain is None else on_first_term)
+    loop.add_signal_handler(signal.SIGINT, stop)
     if until_stdin_closes:
 
         def on_stdin() -> None:

@@ -9,6 +9,8 @@ import click
 
 from loom import __version__
 from loom.cli.daemon import LOG_LEVELS, run_daemon, set_up_log, stop_on_signals
+from loom.cli.values import checked_size
+from loom.limits import CRASH_LIMIT, LINEAGE_BYTES, LINK_SILENCE_S
 from loom.server.shell import ServerShell
 from loom.wire.keys import load_key
 
@@ -31,6 +33,34 @@ _LOOPBACK = ("127.0.0.1", "::1", "localhost")
     is_flag=True,
     help="Listen beyond loopback although links are not encrypted: the network sees data and results (never the key).",
 )
+@click.option(
+    "--worker-timeout",
+    metavar="SECONDS",
+    default=LINK_SILENCE_S,
+    show_default=True,
+    type=click.FloatRange(min=0.1),
+    help="A worker that has been silent for so long is lost: what it ran and held is made again elsewhere. A worker "
+    "says something every quarter of it; one whose process dies is known at once. Raise it for networks that go away "
+    "for longer.",
+)
+@click.option(
+    "--crash-limit",
+    metavar="N",
+    default=CRASH_LIMIT,
+    show_default=True,
+    type=click.IntRange(0),
+    help="A task that was running on N workers when they died fails with that story instead of taking another one "
+    "with it. Workers that were told to stop do not count. 0: no limit.",
+)
+@click.option(
+    "--lineage-limit",
+    metavar="SIZE",
+    default=f"{LINEAGE_BYTES >> 30}GiB",
+    show_default=True,
+    callback=checked_size,
+    help="Memory for the specs of finished tasks, from which lost objects are made again. Above it the oldest go, and "
+    "what is lost of theirs cannot be made again.",
+)
 @click.option("--debug", is_flag=True, help="Log everything (the same as --log-level debug).")
 @click.option("--log-level", default="info", show_default=True, type=click.Choice(LOG_LEVELS))
 @click.option("--listening-fd", type=int, hidden=True)
@@ -40,6 +70,9 @@ def main(
     port: int,
     host: str,
     insecure: bool,
+    worker_timeout: float,
+    crash_limit: int,
+    lineage_limit: int,
     debug: bool,
     log_level: str,
     listening_fd: int | None,
@@ -58,7 +91,7 @@ def main(
         )
 
     async def serve() -> None:
-        shell = ServerShell(load_key())
+        shell = ServerShell(load_key(), worker_timeout, crash_limit, lineage_limit)
         sock = socket.socket(fileno=listening_fd) if listening_fd is not None else None
         await shell.start(host, port, sock)
         stop_on_signals(shell.stop, until_stdin_closes)

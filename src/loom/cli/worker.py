@@ -4,33 +4,27 @@ from __future__ import annotations
 
 import logging
 import os
+import time
+from functools import partial
 
 import click
 
 from loom import __version__
 from loom.cli.daemon import LOG_LEVELS, run_daemon, set_up_log, stop_on_signals
+from loom.cli.supervisor import supervise
+from loom.cli.values import checked_duration, checked_size
 from loom.errors import LoomError
 from loom.limits import MAX_CPUS
 from loom.plugins.chosen import NOT_LOADED_STATUS, Plugins
 from loom.plugins.describing import Description, describe
 from loom.plugins.discovery import installed_plugins
 from loom.plugins.loading import PluginError
-from loom.resources import parse_size
 from loom.wire.keys import load_key
 from loom.worker.hardware import find_hardware, parse_named
 from loom.worker.shell import WorkerShell
-from loom.worker.workdir import WorkDirectory
+from loom.worker.workdir import WorkDirectory, sweep_all
 
 _log = logging.getLogger("loom.worker")
-
-
-def _checked_size(context: click.Context, parameter: click.Parameter, value: str | None) -> int | None:
-    if value is None:
-        return None
-    try:
-        return parse_size(value)
-    except LoomError as error:
-        raise click.BadParameter(str(error)) from None
 
 
 def _checked_names(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, int]:
@@ -77,8 +71,17 @@ def _describe_plugins(plugins: Plugins) -> Description:
 @click.option(
     "--mem",
     metavar="SIZE",
-    callback=_checked_size,
-    help="Memory to offer, such as 16GiB.  [default: all that this machine or the control group allows]",
+    callback=checked_size,
+    help="Memory that tasks may ask for (their requests for mem), such as 16GiB; for what objects may take see "
+    "--memory.  [default: all that this machine or the control group allows]",
+)
+@click.option(
+    "--memory",
+    metavar="SIZE",
+    callback=checked_size,
+    help="Memory that stored objects may take, such as 8GiB, and no more than there is room for in --wdir; above it, "
+    "those not used for longest go to disk. It does not limit tasks: see --mem.  [default: 60 % of what this machine "
+    "or the control group has]",
 )
 @click.option(
     "--resource",
@@ -92,6 +95,12 @@ def _describe_plugins(plugins: Plugins) -> Description:
     "--wdir",
     metavar="DIR",
     help="Large objects and run directories go below it.  [default: /dev/shm or the directory for temporary files]",
+)
+@click.option(
+    "--spill-dir",
+    metavar="DIR",
+    help="Objects above --memory go below it, where --wdir is in memory (tmpfs).  [default: the directory for "
+    "temporary files, or /var/tmp where that is in memory, too]",
 )
 @click.option(
     "--load",
@@ -108,6 +117,23 @@ def _describe_plugins(plugins: Plugins) -> Description:
     help="Load a native plugin: a shared library made with loom/plugin.h. May be given several times.",
 )
 @click.option("--no-plugins", is_flag=True, help="Do not load the plugins that are installed (entry points).")
+@click.option(
+    "--drain-timeout",
+    metavar="SECONDS",
+    default=30.0,
+    show_default=True,
+    type=click.FloatRange(min=0),
+    help="On SIGTERM start nothing any more, hand objects over, and leave as soon as what runs is done, at last after "
+    "so many seconds; what runs then is run again elsewhere. A second SIGTERM, or SIGINT, ends it at once. 0: leave at "
+    "once.",
+)
+@click.option(
+    "--time-limit",
+    metavar="DURATION",
+    callback=checked_duration,
+    help="The worker has to be gone after this time (seconds, or such as 30m, 2h, 1h30m, or [D-]HH:MM:SS): it is given "
+    "no task that would not fit, and drains itself when only the drain timeout is left.",
+)
 @click.option("--nopin", is_flag=True, help="Do not pin tasks to cores of their own.")
 @click.option("--debug", is_flag=True, help="Log everything (the same as --log-level debug).")
 @click.option("--log-level", default="info", show_default=True, type=click.Choice(LOG_LEVELS))
@@ -120,10 +146,14 @@ def main(
     gpus: int | None,
     mem: int | None,
     named: dict[str, int],
+    memory: int | None,
     wdir: str | None,
+    spill_dir: str | None,
     modules: tuple[str, ...],
     libraries: tuple[str, ...],
     no_plugins: bool,
+    drain_timeout: float,
+    time_limit: float | None,
     nopin: bool,
     debug: bool,
     log_level: str,
@@ -135,7 +165,14 @@ def main(
     (~/.config/loom/key, or the file LOOM_KEY_FILE names), logs to stderr, and runs until SIGTERM, SIGINT or a client's
     terminate().
     """
+    began_s = time.monotonic()
     set_up_log("debug" if debug else log_level)
+    if time_limit is not None and time_limit <= drain_timeout:
+        raise click.UsageError(
+            f"--time-limit ({time_limit:g} s) is not longer than --drain-timeout ({drain_timeout:g} s): the worker "
+            "would never start a task. Give a shorter --drain-timeout."
+        )
+    supervise(partial(sweep_all, wdir, spill_dir))
     if until_stdin_closes and not debug:  # the worker of a script: what functions log is for its user,
         logging.getLogger("loom.task").setLevel(logging.INFO)
         logging.getLogger("loom.worker.shell").setLevel(logging.ERROR)  # and what became of the server its client says
@@ -145,10 +182,12 @@ def main(
     async def serve() -> None:
         key = load_key()
         hardware = find_hardware(cpus, gpus, mem, named, not nopin)
-        directory = WorkDirectory(wdir)
+        directory = WorkDirectory(wdir, spill_dir)
         try:
-            shell = WorkerShell(key, hardware, directory, plugins, described.task_types)
-            stop_on_signals(shell.stop, until_stdin_closes)
+            shell = WorkerShell(key, hardware, directory, plugins, described.task_types, memory)
+            stop_on_signals(shell.stop, until_stdin_closes, partial(shell.drain, drain_timeout))
+            if time_limit is not None:
+                shell.leave_by(began_s + time_limit, drain_timeout)
             await shell.run(host, port)
         finally:
             directory.remove()

@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, NoReturn
 
 from loom.client.future import Future
 from loom.client.results import Payload, Results
-from loom.core.client import AskStats, Close, FetchResults, ReleaseResults, StartTrace, Submit
+from loom.core.client_events import (
+    AskStats,
+    CancelFutures,
+    Close,
+    FetchResults,
+    ReleaseResults,
+    StartTrace,
+    Submit,
+)
 from loom.data.pack import from_packed, rebuild, value_of
 from loom.errors import ClientClosed, InvalidPlan, LoomError
 from loom.limits import CONNECT_TIMEOUT_S, MAX_PATH_BYTES
@@ -36,8 +44,9 @@ class Client:
 
     `Client("host", 9010)` connects to a running server; `Client()` starts a server and a worker with all cores of this
     machine and takes them down when it is closed. What that worker offers can be said: `cpus`, `gpus`, `mem` (bytes, or
-    text such as "4GiB"), and `resources`, amounts by name; `load` and `load_native` are plugins for it, modules by name
-    and shared libraries. A context manager.
+    text such as "4GiB"), and `resources`, amounts by name; `memory` (likewise) is what its objects may take of the
+    memory before they go to disk; `load` and `load_native` are plugins for it, modules by name and shared libraries. A
+    context manager.
 
     Raises ConnectError within `connect_timeout_s` seconds where there is no server, KeyRefused at once where the server
     belongs to another user's key.
@@ -53,12 +62,13 @@ class Client:
         gpus: int | None = None,
         mem: int | str | None = None,
         resources: Mapping[str, int] | None = None,
+        memory: int | str | None = None,
         load: Sequence[str] | None = None,
         load_native: Sequence[str | os.PathLike[str]] | None = None,
     ) -> None:
         if address is not None:
             offered: dict[str, object] = {"cpus": cpus, "gpus": gpus, "mem": mem, "resources": resources}
-            offered |= {"load": load, "load_native": load_native}
+            offered |= {"memory": memory, "load": load, "load_native": load_native}
             for name in [name for name, value in offered.items() if value is not None]:
                 option = "resource" if name == "resources" else name.replace("_", "-")
                 raise LoomError(f"{name}= is for Client() without an address; workers of a server are given --{option}")
@@ -75,7 +85,8 @@ class Client:
         if address is None:
             from loom.client.embedded import EmbeddedCluster, check_plugins, plugin_options, worker_options
 
-            options = worker_options(cpus, gpus, mem, resources) + plugin_options(load or (), load_native or ())
+            options = worker_options(cpus, gpus, mem, resources, memory)
+            options += plugin_options(load or (), load_native or ())
             if load or load_native:
                 check_plugins(load or (), load_native or ())  # what cannot be loaded is said here, not on stderr
             self._cluster = EmbeddedCluster(options, self._results.broken)
@@ -227,6 +238,22 @@ class Client:
             if released and not self._closed:
                 self._results.forget(released)
                 self._engine.post(ReleaseResults(released))
+
+    def cancel(self, futures: Iterable[Future]) -> int:
+        """Stop tasks whose results are not wanted any more, unless others need them; returns of how many futures.
+
+        Such a future has failed at once, with the error "cancelled", and so does what is submitted with it later. Tasks
+        that are over stay as they are. A future that is cancelled is to be released like any other.
+        """
+        self._check_process()
+        futures = _listed("cancel", futures)
+        with self._lock:
+            self._check_open()
+            checked = self._checked(futures)
+            cancelled = self._results.cancel([future.task_id for future in checked])
+            if cancelled:
+                self._engine.post(CancelFutures(cancelled))
+        return len(cancelled)
 
     def release_one(self, future: Future) -> None:
         self.release((future,))

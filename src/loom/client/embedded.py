@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -20,8 +21,10 @@ from loom.resources import resources as check_resources
 
 _BACKLOG: Final = 64
 _LEAVE_S: Final = 30.0  # how long the processes may take to end when asked to: a checkpoint may be on its way
+_KILL_S: Final = 15.0  # and how long when they are not asked any more
 _SOON_S: Final = 3.0  # a worker that ends earlier than this after its start has a lasting reason
-_QUICK_ENDS: Final = 3  # so many in a row and it is not started again
+_QUICK_ENDS: Final = 3  # so many and it is not started again
+_QUICK_KILLS: Final = 10  # the same where a signal ended it: a task that kills workers does so CRASH_LIMIT times
 _PLUGIN_STATUS: Final = 78  # of a worker that cannot load its plugins (plugins.chosen): it is not tried again
 _MAX_NAMED: Final = MAX_EXTRAS - 2  # beside mem and gpus
 
@@ -63,15 +66,19 @@ class EmbeddedCluster:
             self._broken(LoomError(f"the embedded server ended unexpectedly ({_end_text(status)})"))
 
     def _watch_worker(self) -> None:
-        quick_ends = 0
+        quick_ends = {"signal": 0, "status": 0}
         while True:
             began = time.monotonic()
             status = self._worker.wait()
             with self._lock:
                 if self._closing:
                     return
-                quick_ends = quick_ends + 1 if time.monotonic() - began < _SOON_S else 0
-                if quick_ends >= _QUICK_ENDS or status == _PLUGIN_STATUS:
+                if time.monotonic() - began < _SOON_S:
+                    quick_ends["signal" if status < 0 else "status"] += 1
+                else:
+                    quick_ends = dict.fromkeys(quick_ends, 0)
+                given_up = quick_ends["status"] >= _QUICK_ENDS or quick_ends["signal"] >= _QUICK_KILLS
+                if given_up or status == _PLUGIN_STATUS:
                     break
                 self._worker = self._start_worker()
         if status == _PLUGIN_STATUS:
@@ -106,12 +113,20 @@ class EmbeddedCluster:
             try:
                 process.wait(max(0.0, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+                process.send_signal(signal.SIGQUIT)  # the worker's supervisor kills it, and removes what it leaves
+                try:
+                    process.wait(_KILL_S)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    process.wait()
 
 
 def worker_options(
-    cpus: int | None, gpus: int | None, mem: int | str | None, named: Mapping[str, int] | None
+    cpus: int | None,
+    gpus: int | None,
+    mem: int | str | None,
+    named: Mapping[str, int] | None,
+    memory: int | str | None = None,
 ) -> list[str]:
     """What `loom-worker` is called with; LoomError where an argument is none that it takes."""
     n_cpus = check_cpus(cpus).cpus if cpus is not None else len(os.sched_getaffinity(0))
@@ -122,6 +137,8 @@ def worker_options(
         options += ["--gpus", str(gpus)]
     if mem is not None:
         options += ["--mem", str(parse_size(mem))]
+    if memory is not None:
+        options += ["--memory", str(parse_size(memory))]
     named = named or {}
     if not isinstance(named, Mapping) or not all(isinstance(name, str) for name in named):
         raise LoomError(f'resources={named!r:.200}: write names and amounts, such as {{"fpga": 2}}')

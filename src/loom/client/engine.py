@@ -15,8 +15,8 @@ from concurrent.futures import Future as PromisedResult
 from typing import Final
 
 from loom.client.results import Results
-from loom.core.client import (
-    ClientCore,
+from loom.core.client import ClientCore
+from loom.core.client_events import (
     ClientEvent,
     Close,
     Closed,
@@ -40,8 +40,9 @@ from loom.core.client import (
 from loom.data.buffers import Segment
 from loom.errors import ClientClosed, ConnectError, ConnectionLost, LoomException
 from loom.ids import NUMBER_BITS, number_of
+from loom.limits import LINK_SILENCE_S
 from loom.messages import Message, ServerToClient
-from loom.net.link import Link, connect
+from loom.net.link import SIGNS_OF_LIFE, Link, connect
 from loom.net.objects import ObjectFetcher
 from loom.wire.codec import Decoder
 
@@ -174,6 +175,7 @@ class Engine:
             self._first_error = ConnectError(f"cannot connect to {self._host}:{self._port}: {error!r}")
             self._add(Disconnected(str(self._first_error)))
         else:
+            self._link.keep_alive(LINK_SILENCE_S / SIGNS_OF_LIFE, LINK_SILENCE_S)
             self._add(Connected())
             if self._link.closed:  # before it was ours, so on_closed has passed it over
                 self._link = None
@@ -271,7 +273,7 @@ class Engine:
     def _fetch(self, fetch: Fetch) -> None:
         base = self._session << NUMBER_BITS
 
-        def done(object_id: int, found: bytes | tuple[bytes, list[Segment]] | None, reason: str) -> None:
+        def done(object_id: int, found: bytes | tuple[bytes, list[Segment]] | None, reason: str, _: bool) -> None:
             number = number_of(object_id)
             if found is None:
                 self._add(FetchFailed(number, reason))

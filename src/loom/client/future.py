@@ -41,6 +41,13 @@ class Future(Reference):
         """Give the result up; an unfinished task is stopped unless somebody else needs it. Twice is once."""
         self._client.release_one(self)
 
+    def cancel(self) -> bool:
+        """Stop the task, unless something else needs it: at once the future has failed with "cancelled".
+
+        Returns False, and nothing happens, where the task is over or the future released.
+        """
+        return self._client.cancel((self,)) == 1
+
     def finished(self) -> bool:
         """Whether the task is over, well or not."""
         return not self._released and self._client._results.is_over(self.task_id)

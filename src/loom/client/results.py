@@ -9,7 +9,7 @@ from typing import Final, TypeAlias
 
 from loom.data.buffers import Segment
 from loom.errors import LoomError, LoomException, ObjectLost, TaskFailed
-from loom.messages import FailedResult, ReadyResult
+from loom.messages import CANCELLED_TEXT, FailedResult, ReadyResult
 
 Payload: TypeAlias = bytes | tuple[bytes, list[Segment]]  # a packed object, or header and segments
 
@@ -55,11 +55,12 @@ class Results:
     # -- From the I/O thread ------------------------------------------------------------------------------------------
 
     def ready(self, results: Sequence[ReadyResult]) -> None:
+        """One that has failed stays so: it was cancelled while the news was on its way."""
         with self._lock:
             entries = self._entries
             for result in results:
                 number = result.number
-                if number in entries:
+                if number in entries and not isinstance(entries[number], TaskFailed):
                     entries[number] = _HELD if result.packed is None else result.packed
                 if result.packed is not None and self._tickets:  # computed again while it was being fetched
                     self._fill_tickets(number, result.packed)
@@ -67,13 +68,18 @@ class Results:
             self._changed.notify_all()
 
     def failed(self, results: Sequence[FailedResult]) -> None:
+        """The first failure of a result counts."""
         with self._lock:
             for result in results:
-                if result.number in self._entries:
-                    self._entries[result.number] = TaskFailed(result.task, result.worker, result.error)
-                    self._n_failed += 1
+                number = result.number
+                if number in self._entries and not isinstance(self._entries[number], TaskFailed):
+                    self._fail(number, TaskFailed(result.task, result.worker, result.error))
             self._tell_watchers([result.number for result in results])
             self._changed.notify_all()
+
+    def _fail(self, number: int, failure: TaskFailed) -> None:
+        self._entries[number] = failure
+        self._n_failed += 1
 
     def _tell_watchers(self, numbers: list[int]) -> None:
         for watcher in self._watchers:
@@ -124,6 +130,18 @@ class Results:
                 if gone:
                     ticket.error = _released_meanwhile(min(gone))
             self._changed.notify_all()
+
+    def cancel(self, numbers: Sequence[int]) -> list[int]:
+        """Those that were not over fail, before whatever is on its way is heard; returns them."""
+        with self._lock:
+            cancelled = []
+            for number in numbers:
+                if number in self._entries and self._entries[number] is None:
+                    self._fail(number, TaskFailed(number, "", CANCELLED_TEXT))
+                    cancelled.append(number)
+            self._tell_watchers(cancelled)
+            self._changed.notify_all()
+            return cancelled
 
     def is_over(self, number: int) -> bool:
         return self._entries.get(number) is not None

@@ -15,7 +15,8 @@ from loom.core import worker_states as ws
 from loom.core.client import ClientCore
 from loom.core.cluster import Worker
 from loom.core.kinds import Kind
-from loom.core.node import HAS_LENGTH, INLINED, RECALLED, WANTED, WRITING, Node
+from loom.core.node import CANCELLED, HAS_LENGTH, INLINED, RECALLED, WANTED, WRITING, Node
+from loom.core.ready import is_root
 from loom.core.server import ServerCore
 from loom.core.session import Session
 from loom.core.worker import WorkerCore
@@ -64,10 +65,11 @@ def _check_session(core: ServerCore, session: Session, complete: bool, loads: _L
                 if source.state != states.FINISHED:
                     waiting.setdefault(source, []).append(node)
     ready = {node for queue in session.ready.values() for node in queue.nodes()}
+    ready.update(session.on_trial)
     n_finished = 0
     for node in nodes:
         assert session.find(node.number) is node, f"{node} is not where its number says"
-        unborn = node.n_children - children[node]
+        unborn = node.n_children - children[node] - bool(node.flags & CANCELLED)
         assert unborn == node.n_pending - pending[node], (
             f"{node} has {children[node]} consumers, {pending[node]} of them unfinished: "
             f"{[str(n) for n in nodes if node in n.inputs]}"
@@ -82,6 +84,10 @@ def _check_session(core: ServerCore, session: Session, complete: bool, loads: _L
             assert listed[consumer] == 1, f"{consumer} misses {node}, which knows of it {listed[consumer]} times"
         n_finished += node.state == states.FINISHED
     with_length = {node.number for node in nodes if node.flags & HAS_LENGTH}
+    spec_bytes = sum(chunk.size_bytes for chunk in {node.chunk: None for node in nodes})
+    assert session.spec_bytes == spec_bytes, f"{session} counts {session.spec_bytes} bytes of specs, not {spec_bytes}"
+    for chunk, n_live in Counter(node.chunk for node in nodes).items():
+        assert chunk.n_live == n_live, f"a chunk counts {chunk.n_live} tasks, it has {n_live}"
     assert session.lengths.keys() == with_length, f"{session} knows the lengths of {set(session.lengths)}"
     failed = {node.number for node in nodes if node.state == states.FAILED}
     assert set(session.failures) == failed, f"{session} has failures {set(session.failures)}, not {failed}"
@@ -113,7 +119,10 @@ def _check_node(core: ServerCore, node: Node, ready: set[Node], loads: _Loads) -
             assert node in ready, f"{node} is in no ready queue"
             assert needed, f"{node} is nobody's"
             assert node.worker is None, f"{node} is nobody's"
-            assert not any(w.is_free_for(node.kind) for w in core.workers.values()), f"{node} could run now"
+            free = [w for w in core.workers.values() if w.is_free_for(node.kind) and w.left_us is None]
+            if is_root(node):
+                free = [w for w in free if not w.over_budget or not (w.n_tasks or w.n_light)]
+            assert not free or node in node.session.on_trial, f"{node} could run now at {free}"
         case states.ASSIGNED:
             assert needed, f"{node} is nobody's"
             _check_assigned(core, node, unmet, loads)
@@ -164,6 +173,12 @@ def _check_workers(core: ServerCore, loads: _Loads) -> None:
         busy_cpus = sum(kind.cpus * count for load in mine.values() for kind, count in load.items())
         assert counts == (light, total - light, busy_cpus), f"{worker} counts {counts}, it has {mine}"
         assert all(n.session.id in core.graph.sessions for n in worker.ahead), f"{worker} is kept for a closed session"
+    for worker in core.workers.values():
+        fresh = copy(worker)
+        fresh.set_shut()
+        assert worker.shut == fresh.shut, f"{worker} is shut: {worker.shut}"
+        kept_for = worker.kept_for
+        assert kept_for is None or kept_for in kept_for.session.on_trial, f"{worker} is kept for {kept_for}"
     for worker in core.scheduler.room:
         assert core.workers.get(worker.id) is worker, f"{worker}, which is gone, is offered"
         assert worker.open, f"{worker} is offered without having room: {worker.figures()}"
@@ -302,9 +317,9 @@ def check_client(core: ClientCore) -> None:
     seqs = [command.seq for command in core.unacked]  # type: ignore[attr-defined]  # every command has one
     assert seqs == list(range(core.next_seq - len(seqs), core.next_seq)), f"commands {seqs} of {core.next_seq - 1}"
     assert not core.holders.keys() & core.inlined.keys(), "a result is here and elsewhere"
-    for number in core.released:
+    for number in core.void:
         here = number in core.holders or number in core.inlined or number in core.fetching
-        assert not here, f"result {number} was released and is not forgotten"
+        assert not here, f"result {number} was released or cancelled and is not forgotten"
     for number, worker in core.holders.items():
         assert worker in core.peers, f"result {number} is at worker {worker}, whose address is unknown"
     for number in core.fetching:

@@ -9,13 +9,40 @@ from __future__ import annotations
 from collections import deque
 from typing import Final
 
-from msgspec import Struct
-
+from loom.core.client_events import (
+    AskStats,
+    CancelFutures,
+    ClientEffect,
+    ClientEvent,
+    Close,
+    Closed,
+    Connect,
+    Connected,
+    Disconnected,
+    FailedFutures,
+    Fetch,
+    FetchedDirectly,
+    FetchFailed,
+    FetchResults,
+    FromServer,
+    Opened,
+    Ready,
+    RelayPiece,
+    ReleaseResults,
+    StartTrace,
+    StatsCame,
+    Submit,
+    Tick,
+    ToServer,
+    Undeliverable,
+)
 from loom.core.columns import column, ids_column
 from loom.errors import ProtocolError
 from loom.limits import CLIENT_CREDIT_BYTES, RECONNECT_PAUSE_MAX_S, RECONNECT_PAUSE_S, SESSION_GRACE_S
 from loom.messages import (
+    CANCELLED_TEXT,
     Acked,
+    CancelResults,
     CloseSession,
     FailedResult,
     GetStats,
@@ -23,7 +50,6 @@ from loom.messages import (
     Message,
     OpenSession,
     PeerAddress,
-    PlanChunk,
     ReadyResult,
     RelayedObject,
     RelayFetch,
@@ -41,147 +67,6 @@ from loom.messages import (
 
 _DIRECT_TRIES: Final = 2  # holders asked directly before the object is relayed by the server
 _RELAY_TRIES: Final = 50  # each ends with a lost worker or an object that is made again: that passes
-
-
-# -- Events -----------------------------------------------------------------------------------------------------------
-
-
-class Connected(Struct, gc=False):
-    """A link to the server is up (the first or another one)."""
-
-
-class Disconnected(Struct, gc=False):
-    """The link broke, or an attempt to connect failed."""
-
-    reason: str
-
-
-class FromServer(Struct, gc=False):
-    messages: list[Message]
-
-
-class Submit(Struct, gc=False):
-    chunk: PlanChunk
-
-
-class ReleaseResults(Struct, gc=False):
-    numbers: list[int]
-
-
-class FetchResults(Struct, gc=False):
-    """Bring the objects of finished results here; each is answered once by Delivered or Undeliverable."""
-
-    numbers: list[int]
-
-
-class AskStats(Struct, gc=False):
-    pass
-
-
-class StartTrace(Struct, gc=False):
-    """Have server and workers write traces below this directory (bytes of an absolute path)."""
-
-    path: bytes
-
-
-class Close(Struct, gc=False):
-    terminate: bool
-
-
-class FetchedDirectly(Struct, gc=False):
-    """The shell has the object of a Fetch effect."""
-
-    number: int
-
-
-class FetchFailed(Struct, gc=False):
-    number: int
-    reason: str
-
-
-class Tick(Struct, gc=False):
-    pass
-
-
-ClientEvent = (
-    Connected
-    | Disconnected
-    | FromServer
-    | Submit
-    | ReleaseResults
-    | FetchResults
-    | AskStats
-    | StartTrace
-    | Close
-    | FetchedDirectly
-    | FetchFailed
-    | Tick
-)
-
-
-# -- Effects ----------------------------------------------------------------------------------------------------------
-
-
-class ToServer(Struct, gc=False):
-    messages: list[Message]
-
-
-class Ready(Struct, gc=False):
-    """These results are finished (again: at another worker, where they were before)."""
-
-    results: list[ReadyResult]
-
-
-class FailedFutures(Struct, gc=False):
-    results: list[FailedResult]
-
-
-class Fetch(Struct, gc=False):
-    peer: PeerAddress
-    numbers: list[int]
-
-
-class RelayPiece(Struct, gc=False):
-    """Part of an object that comes through the server; the last one completes it. Without a header it is packed.
-
-    `first`: what came before of this object is void (its relay was broken off).
-    """
-
-    number: int
-    header: bytes
-    piece: bytes
-    last: bool
-    first: bool
-
-
-class Undeliverable(Struct, gc=False):
-    number: int
-    reason: str
-
-
-class StatsCame(Struct, gc=False):
-    values: dict[str, int]
-
-
-class Connect(Struct, gc=False):
-    """Open a new link after this pause."""
-
-    delay_s: float
-
-
-class Opened(Struct, gc=False):
-    session: int
-
-
-class Closed(Struct, gc=False):
-    """The session is over; `reason` is empty when that was asked for."""
-
-    reason: str
-
-
-ClientEffect = (
-    ToServer | Ready | FailedFutures | Fetch | RelayPiece | Undeliverable | StatsCame | Connect | Opened | Closed
-)
 
 
 class _Fetching:
@@ -209,7 +94,7 @@ class ClientCore:
         self.holders: dict[int, int] = {}  # finished results that are not here -> worker
         self.inlined: dict[int, int] = {}  # results that came inside ResultsReady -> bytes of credit
         self.fetching: dict[int, _Fetching] = {}
-        self.released: dict[int, int] = {}  # numbers whose release is not acknowledged -> its seq
+        self.void: dict[int, int] = {}  # released or cancelled, which is not acknowledged -> the seq of that
         self.peers: dict[int, PeerAddress] = {}
         self.next_seq = 1
         self.unacked: deque[Message] = deque()
@@ -235,6 +120,8 @@ class ClientCore:
                     self._command(SubmitChunk(self._take_seq(), event.chunk))
                 case ReleaseResults():
                     self._on_release(event.numbers)
+                case CancelFutures():
+                    self._on_cancel(event.numbers)
                 case FetchResults():
                     for number in event.numbers:
                         self._on_fetch(number)
@@ -285,15 +172,32 @@ class ClientCore:
         self._command(GetStats(seq))
 
     def _on_release(self, numbers: list[int]) -> None:
-        credit_bytes = 0
         seq = self._take_seq()
+        credit_bytes = self._forget(numbers, seq, "the result was released")
+        self._command(Release(seq, ids_column(numbers), credit_bytes))
+
+    def _on_cancel(self, numbers: list[int]) -> None:
+        """Some of them may have come in already, which the shell has not told yet: as if it had crossed."""
+        seq = self._take_seq()
+        credit_bytes = self._forget(numbers, seq, CANCELLED_TEXT)
+        self._command(CancelResults(seq, ids_column(numbers)))
+        self._grant(credit_bytes)
+        self._effects.append(FailedFutures([FailedResult(number, number, "", CANCELLED_TEXT) for number in numbers]))
+
+    def _forget(self, numbers: list[int], seq: int, why: str) -> int:
+        """What is said of them before the server has applied command `seq` is void. Returns the credit they free."""
+        credit_bytes = 0
         for number in numbers:
             credit_bytes += self.inlined.pop(number, 0)
             self.holders.pop(number, None)
             if self.fetching.pop(number, None) is not None:
-                self._effects.append(Undeliverable(number, "the result was released"))
-            self.released[number] = seq
-        self._command(Release(seq, ids_column(numbers), credit_bytes))
+                self._effects.append(Undeliverable(number, why))
+            self.void[number] = seq
+        return credit_bytes
+
+    def _grant(self, credit_bytes: int) -> None:
+        if credit_bytes:
+            self._command(Release(self._take_seq(), b"", credit_bytes))
 
     def _on_close(self, terminate: bool) -> None:
         seq = self._closing = self._take_seq()
@@ -377,9 +281,10 @@ class ClientCore:
         unacked = self.unacked
         while unacked and unacked[0].seq <= seq:  # type: ignore[attr-defined]  # every command has one
             command = unacked.popleft()
-            if isinstance(command, Release) and self.released:
+            if isinstance(command, Release | CancelResults) and self.void:
                 for number in column(command.numbers, "Q"):
-                    self.released.pop(number, None)
+                    if self.void.get(number) == command.seq:
+                        del self.void[number]
         if self._closing and seq >= self._closing:
             self._end("")
 
@@ -389,8 +294,8 @@ class ClientCore:
         for peer in message.peers:
             self.peers[peer.worker] = peer
         results = message.results
-        if self.released:
-            results = self._without_released(results)
+        if self.void:
+            results = self._without_void(results)
         for result in results:
             number = result.number
             if result.packed is not None:
@@ -410,17 +315,14 @@ class ClientCore:
                     self._fetch(number, fetching)
         self._effects.append(Ready(results))
 
-    def _without_released(self, results: list[ReadyResult]) -> list[ReadyResult]:
-        """News that crossed a release; credit that such results took is granted anew."""
-        crossed = [r for r in results if r.number in self.released]
-        credit_bytes = sum(len(r.packed) for r in crossed if r.packed is not None)
-        if credit_bytes:
-            self._command(Release(self._take_seq(), b"", credit_bytes))
-        return [r for r in results if r.number not in self.released]
+    def _without_void(self, results: list[ReadyResult]) -> list[ReadyResult]:
+        """Without news that crossed a command; credit that such results took is granted anew."""
+        self._grant(sum(len(r.packed) for r in results if r.number in self.void and r.packed is not None))
+        return [r for r in results if r.number not in self.void]
 
     def _on_results_failed(self, message: ResultsFailed) -> None:
         """A result that is here stays good, even if it was lost at its worker and failed when it was made again."""
-        results = [r for r in message.results if r.number not in self.released and r.number not in self.inlined]
+        results = [r for r in message.results if r.number not in self.void and r.number not in self.inlined]
         for failed in results:
             self.holders.pop(failed.number, None)
             if self.fetching.pop(failed.number, None) is not None:

@@ -28,12 +28,17 @@ class Worker:
         "backlog_us",
         "busy_cpus",
         "cpus",
+        "disk_full",
+        "ends_at",
         "extras",
         "extras_backlog_us",
         "extras_busy",
         "full",
         "id",
+        "kept_for",
         "kinds_told",
+        "leaving",
+        "left_us",
         "light_us",
         "link",
         "loads",
@@ -42,12 +47,15 @@ class Worker:
         "n_tasks",
         "name",
         "nothing_to_give",
+        "over_budget",
         "peers_told",
         "queued_us",
+        "shut",
         "symbols",
+        "trial",
     )
 
-    def __init__(self, id: int, link: int, register: RegisterWorker) -> None:
+    def __init__(self, id: int, link: int, register: RegisterWorker, now: float) -> None:
         self.id = id
         self.link = link
         self.name = register.name
@@ -58,6 +66,14 @@ class Worker:
         self.loads: dict[Session, dict[Kind, int]] = {}
         self.ahead: deque[Node] = deque()  # waiting tasks whose missing inputs were all given to this worker
         self.full = False  # its link is above the high-water mark
+        self.leaving = False  # it has said that it goes
+        self.disk_full = False  # it has said that it can store nothing
+        self.over_budget = False  # it has said that its objects take too much memory
+        self.kept_for: Node | None = None  # nothing else goes there until this task has a core (`crashes`)
+        self.shut = False  # for one of these reasons nothing is sent there
+        self.trial: Node | None = None  # the task last sent there on its last chance (`crashes`)
+        self.ends_at = now + register.time_left_ms / 1000 if register.time_left_ms else None
+        self.left_us: float | None = None  # of the time until then
         self.kinds_told: set[int] = set()
         self.peers_told: set[int] = set()
         self.asked = False  # it was asked to give work back and has not answered
@@ -75,6 +91,21 @@ class Worker:
 
     def __repr__(self) -> str:
         return f"<worker {self.id} {self.name}>"
+
+    def look(self, now: float) -> None:
+        """Take note of the time."""
+        if self.ends_at is not None:
+            self.left_us = (self.ends_at - now) * 1e6
+
+    def set_shut(self) -> None:
+        """Derive `shut`."""
+        self.shut = self.full or self.leaving or self.disk_full or self.kept_for is not None
+
+    def ends_too_soon(self, kind: Kind) -> bool:
+        """Whether a task of this kind would not be done there in time, as far as is known."""
+        if self.left_us is None:
+            return False
+        return kind.needs_us() + self.backlog_us / self.cpus > self.left_us
 
     def refresh(self) -> None:
         """Derive the figures from `loads`; O(kinds)."""
@@ -148,12 +179,18 @@ class Worker:
         """Whether it could ever run a task of this kind: it has the type, and as much as the task asks for."""
         if kind.cpus > self.cpus or (kind.is_own and kind.symbol not in self.symbols):
             return False
+        if self.leaving or (self.left_us is not None and kind.needs_us() > self.left_us):
+            return False
         return all(amount <= self.extras.get(name, 0) for name, amount in kind.extras)
 
     def is_free_for(self, kind: Kind) -> bool:
         """Whether one more task of this kind would start at once, as far as the server knows."""
-        if self.full or not self.suits(kind):
+        if self.shut or not self.suits(kind) or self.ends_too_soon(kind):
             return False
+        return self.has_free(kind)
+
+    def has_free(self, kind: Kind) -> bool:
+        """Whether as much is free there as one more task of this kind asks for."""
         if not kind.cpus:
             return not self.n_light
         return self.busy_cpus + kind.cpus <= self.cpus and all(
@@ -162,7 +199,9 @@ class Worker:
 
     def can_take(self, kind: Kind) -> bool:
         """Whether one more task of this kind may be sent now: a free core, or room in the window of time."""
-        if self.full or (kind.is_own and kind.symbol not in self.symbols):
+        if self.shut or (kind.is_own and kind.symbol not in self.symbols):
+            return False
+        if self.left_us is not None and self.ends_too_soon(kind):
             return False
         if not kind.cpus:
             return self.n_light == 0 or (
@@ -207,7 +246,7 @@ class Worker:
     @property
     def open(self) -> bool:
         """Whether it may take some task at all."""
-        return not self.full and (
+        return not self.shut and (
             self.busy_cpus < self.cpus
             or self.backlog_us < WORKER_WINDOW_US * self.cpus
             or (self.n_light < LIGHT_WINDOW_TASKS and self.light_us < WORKER_WINDOW_US)
@@ -216,4 +255,4 @@ class Worker:
     @property
     def idle(self) -> bool:
         """Whether some core has nothing to do, as far as the server knows."""
-        return not self.full and self.busy_cpus < self.cpus
+        return not self.shut and self.busy_cpus < self.cpus

@@ -114,4 +114,8 @@ class TasksWait(Struct, gc=False):
     request: Request
 
 
-ServerEffect = Send | CloseLink | Shutdown | StartTrace | Facts | TasksWait
+class DisksFull(Struct, gc=False):
+    """Tasks are ready, and no worker has room on its disk for what they would make."""
+
+
+ServerEffect = Send | CloseLink | Shutdown | StartTrace | Facts | TasksWait | DisksFull

@@ -17,17 +17,22 @@ from loom.core.cluster import Worker
 from loom.core.columns import column
 from loom.core.events import Fact, InputsChanged, PlanGrew, TaskFailed
 from loom.core.kinds import Kind
+from loom.core.lineage import Lineage
 from loom.core.node import (
     ALIAS,
+    CANCELLED,
     COPIED,
+    CUT,
     DYNAMIC,
     EXPANDED,
     GATHERED,
     HAS_LENGTH,
     INLINED,
     LISTED,
+    NO_RULES,
     RECALLED,
     REPEATS,
+    SUSPECT,
     WANTED,
     WRITING,
     Chunk,
@@ -36,20 +41,22 @@ from loom.core.node import (
 )
 from loom.core.session import Failure, Session
 from loom.errors import ProtocolError
-from loom.limits import MAX_CHUNK_TASKS
-from loom.messages import RESULT, FailedResult, PlanChunk
+from loom.limits import LINEAGE_BYTES, MAX_CHUNK_TASKS
+from loom.messages import CANCELLED_TEXT, RESULT, FailedResult, PlanChunk
 from loom.resources import Request
 
-KindOf = Callable[[str, str, Request], Kind]
+KindOf = Callable[[str, str, Request, int], Kind]
 
+_NO_RULES: Final = [NO_RULES]
 _AHEAD_UNMET: Final = 8  # tasks with more missing inputs than this are not looked at for sending ahead,
 _AHEAD_INPUTS: Final = 32  # nor those with more inputs,
 _AHEAD_CONSUMERS: Final = 64  # nor more consumers of one task than these: each look costs O(inputs)
 
 
 class Graph:
-    def __init__(self) -> None:
+    def __init__(self, lineage_bytes: int = LINEAGE_BYTES) -> None:
         self.sessions: dict[int, Session] = {}
+        self.lineage = Lineage(self, lineage_bytes)
         self.to_drop: list[tuple[Worker, int]] = []
         self.to_cancel: list[tuple[Worker, int]] = []
         self.to_recall: list[tuple[Worker, int]] = []
@@ -68,20 +75,27 @@ class Graph:
         if rows > MAX_CHUNK_TASKS:
             raise ProtocolError(f"a plan chunk of {rows} tasks (limit {MAX_CHUNK_TASKS})")
         columns = [column(c, "H").tolist() for c in (plan.symbol_of, plan.label_of, plan.request_of)]
+        columns.append(column(plan.rules_of, "H").tolist() if plan.rules_of else [0] * rows)
+        rules = plan.rules if plan.rules_of else _NO_RULES
         consumers = column(plan.consumers, "I").tolist()
         flags = plan.flags
         if {*map(len, columns), len(consumers), len(flags)} != {rows}:
             raise ProtocolError("a plan chunk's columns differ in length")
         try:
             kinds = {
-                key: kind_of(plan.symbols[key[0]], plan.labels[key[1]], plan.requests[key[2]])
+                key: kind_of(
+                    plan.symbols[key[0]], plan.labels[key[1]], plan.requests[key[2]], rules[key[3]].time_limit_ms
+                )
                 for key in dict.fromkeys(zip(*columns, strict=True))
             }
         except IndexError:
             raise ProtocolError("a plan chunk refers past one of its tables") from None
         ends, numbers = chunk.input_ends.tolist(), chunk.inputs.tolist()
+        session.chunks[chunk.first] = chunk
         if any(kind.is_dynamic for kind in kinds.values()):
             session.has_dynamic = True
+        if any(rule.priority for rule in rules):
+            session.has_priorities = True
         number, start = plan.first, 0
         last_inputs: list[int] | None = None
         inputs: tuple[Node, ...] = ()
@@ -101,6 +115,7 @@ class Graph:
                 self._mark(node)
             self.connect(node, plan.plan_first)
             number += 1
+        self.lineage.limit()
         if self.facts is not None:
             self.facts.append(PlanGrew(session.id, plan))
         return node
@@ -136,6 +151,8 @@ class Graph:
             if source.number < plan_first:
                 source.n_pending += 1
                 source.n_children += 1
+                if source.flags & CANCELLED and node.chunk.stands_for is None:
+                    failure = failure or Failure(source.users_number, "", CANCELLED_TEXT)
             state = source.state
             if state == states.FINISHED:
                 continue
@@ -187,8 +204,14 @@ class Graph:
             if source.consumers is not None and node in source.consumers:
                 source.consumers.remove(node)
         numbers = [source.number for source in inputs]
-        stands_for = node.chunk.stands_for
-        node.chunk = MadeChunk(node.number, node.level(), [config], [numbers], stands_for, node.checkpoint())
+        old = node.chunk
+        made = MadeChunk(
+            node.number, node.level(), [config], [numbers], old.stands_for, node.rules(), node.checkpoint()
+        )
+        node.session.leave_chunk(node)
+        node.chunk = made
+        made.n_live = 1
+        node.session.spec_bytes += made.size_bytes
         node.kind = kind
         node.inputs = tuple(dict.fromkeys(inputs))
         node.flags = node.flags & ~REPEATS | (REPEATS if len(node.inputs) < len(inputs) else 0)
@@ -243,8 +266,10 @@ class Graph:
 
     @staticmethod
     def maker_of_missing(node: Node) -> Worker | None:
-        """The one worker to which all missing inputs are assigned."""
+        """The one worker to which all missing inputs are assigned, if the task may be sent there ahead of them."""
         worker = None
+        if node.flags & SUSPECT:
+            return None
         for source in node.inputs:
             if source.state == states.FINISHED:
                 continue
@@ -333,6 +358,18 @@ class Graph:
 
     # -- Failure ------------------------------------------------------------------------------------------------------
 
+    def fail_or_retry(self, node: Node, failure: Failure) -> None:
+        """An attempt has failed by itself: run the task again if it may be."""
+        session = node.session
+        tries = session.tries.get(node.number, 0) + 1
+        if tries <= node.rules().retries:
+            session.tries[node.number] = tries
+            self.give_back(node)
+            return
+        if tries > 1:
+            failure = failure._replace(error=f"{failure.error}\n(the last of {tries} attempts; the others failed, too)")
+        self.fail(node, failure)
+
     def fail(self, node: Node, failure: Failure) -> None:
         """Fail a task and everything that depends on it."""
         if self.facts is not None:
@@ -378,8 +415,17 @@ class Graph:
 
     def release(self, node: Node) -> None:
         """The client has given the result up."""
-        node.flags &= ~(WANTED | INLINED)
+        if node.flags & CANCELLED:
+            node.n_children -= 1
+        node.flags &= ~(WANTED | INLINED | CANCELLED)
         self.let_go(node)
+
+    def cancel(self, node: Node) -> None:
+        """A result counts as failed until it is released; its task is stopped where nobody else needs it."""
+        if node.flags & WANTED and node.state != states.FAILED:
+            node.flags = node.flags & ~(WANTED | INLINED) | CANCELLED
+            node.n_children += 1  # its client may still name it
+            self.let_go(node)
 
     def let_go(self, node: Node) -> None:
         """Drop, cancel and forget what nobody needs any more, from `node` upwards; O(what goes)."""
@@ -442,6 +488,9 @@ class Graph:
             if node.state != states.DROPPED or not (node.n_pending or node.flags & WANTED):
                 continue  # who needed it may have failed meanwhile, over another input
             node.move(states.WAITING)
+            if node.flags & CUT:
+                self.fail(node, Failure(node.users_number, "", self.lineage.story()))
+                continue
             for source in node.inputs:
                 source.n_pending += 1
             stack.extend(self._await_inputs(node))
@@ -498,4 +547,5 @@ class Graph:
                 node.inputs = ()
                 node.consumers = node.replicas = node.worker = None
                 node.state = states.FORGOTTEN
+                session.leave_chunk(node)
         return True

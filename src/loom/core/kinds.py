@@ -1,4 +1,4 @@
-"""Kinds of tasks (symbol, label prefix, request) and what is known of their durations.
+"""Kinds of tasks (symbol, label prefix, request, time limit) and what is known of their durations.
 
 Windows are time: how many tasks may wait at a worker or executor follows from a careful estimate of what one takes. An
 unmeasured kind is estimated at a whole window, so that one task a core goes out until a duration is known; after n
@@ -62,13 +62,15 @@ class Kind:
         "queue_key",
         "request",
         "symbol",
+        "time_limit_ms",
     )
 
-    def __init__(self, number: int, symbol: str, label: str, request: Request) -> None:
+    def __init__(self, number: int, symbol: str, label: str, request: Request, time_limit_ms: int) -> None:
         self.number = number
         self.symbol = symbol
         self.label = label
         self.request = request
+        self.time_limit_ms = time_limit_ms
         self.cpus = request.cpus
         self.extras = request.extras
         self.is_own = not symbol.startswith(_BUILT_IN)  # some workers may not have it
@@ -86,6 +88,10 @@ class Kind:
         else:  # built-ins: short until shown otherwise
             self.estimate_us = int(max(self.durations.mean_us, self.durations.high_us, LEAST_LIGHT_US))
 
+    def needs_us(self) -> float:
+        """How long one may take, as far as is known: its time limit, else what most of them took."""
+        return 1000 * self.time_limit_ms or self.durations.high_us
+
 
 def label_prefix(label: str) -> str:
     """Labels that share the part before the first `:` are of one kind (and one colour in reports)."""
@@ -96,19 +102,19 @@ class Kinds:
     """The table of all kinds; above MAX_KINDS tasks of one symbol and request share one whatever their label."""
 
     def __init__(self) -> None:
-        self._kinds: dict[tuple[str, str, Request], Kind] = {}
+        self._kinds: dict[tuple[str, str, Request, int], Kind] = {}
 
-    def find(self, symbol: str, label: str, request: Request) -> Kind:
-        key = (symbol, label_prefix(label), request)
+    def find(self, symbol: str, label: str, request: Request, time_limit_ms: int = 0) -> Kind:
+        key = (symbol, label_prefix(label), request, time_limit_ms)
         kind = self._kinds.get(key)
         if kind is not None:
             return kind
         if not is_valid(request):
             raise ProtocolError(f"a task asks for {request}")
         if len(self._kinds) >= MAX_KINDS:
-            key = (symbol, "", request)
+            key = (symbol, "", request, time_limit_ms)
             kind = self._kinds.get(key)
             if kind is not None:
                 return kind
-        kind = self._kinds[key] = Kind(len(self._kinds), symbol, key[1], request)
+        kind = self._kinds[key] = Kind(len(self._kinds), symbol, key[1], request, time_limit_ms)
         return kind

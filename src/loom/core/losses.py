@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from loom.core import states
 from loom.core.cluster import Worker
+from loom.core.crashes import Blame
 from loom.core.graph import Graph
 from loom.core.node import INLINED, RECALLED, WANTED, WRITING, Node
 
@@ -12,8 +13,11 @@ class Losses:
     def __init__(self, graph: Graph) -> None:
         self._graph = graph
 
-    def lose_worker(self, worker: Worker) -> None:
-        """Take back all that was assigned to a lost worker and recompute what only it held; O(all tasks)."""
+    def lose_worker(self, worker: Worker, blame: Blame | None) -> None:
+        """Take back all that was assigned to a lost worker and recompute what only it held; O(all tasks).
+
+        `blame` is told of what was assigned there, where it was not meant to go.
+        """
         lost: dict[Node, list[Node]] = {}
         for session in self._graph.sessions.values():
             for node in session.nodes():
@@ -22,6 +26,8 @@ class Losses:
                 if node.worker is not worker:
                     continue
                 if node.state == states.ASSIGNED:
+                    if blame is not None:
+                        blame.add(node)
                     self._graph.give_back(node)
                 elif node.state == states.FINISHED:
                     if node.replicas:

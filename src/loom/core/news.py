@@ -86,7 +86,7 @@ def _run_tasks(worker: Worker, nodes: list[Node]) -> RunTasks:
         kind = node.kind
         if kind.number not in worker.kinds_told:
             worker.kinds_told.add(kind.number)
-            kinds.append(TaskKind(kind.number, kind.symbol, kind.label, kind.request))
+            kinds.append(TaskKind(kind.number, kind.symbol, kind.label, kind.request, kind.time_limit_ms))
         base = node.session.id << NUMBER_BITS
         inputs = node.inputs
         for source in inputs:

@@ -8,7 +8,7 @@ from loom.core import states
 from loom.core.columns import column
 from loom.errors import ProtocolError
 from loom.ids import NUMBER_BITS
-from loom.messages import PlanChunk
+from loom.messages import PlanChunk, Rules
 
 if TYPE_CHECKING:
     from loom.core.cluster import Worker
@@ -28,6 +28,16 @@ GATHERED: Final = 256  # some task takes its object as one, as a future does
 WRITING: Final = 512  # its object is kept until its checkpoint is in place
 ALIAS: Final = 2048  # it was redirected: its object is that of its input
 HAS_LENGTH: Final = 1024  # the session knows the length of its object
+CANCELLED: Final = 4096  # its future was cancelled, and counts as failed until it is released
+CUT: Final = 8192  # its spec is forgotten: an object that is lost cannot be made again
+SUSPECT: Final = 16384  # one more worker lost with it, and it is not run again
+
+NO_RULES: Final = Rules()
+_PRIORITY_SHIFT: Final = 32  # above all levels
+
+
+_NUMBER_BYTES: Final = 8
+_COLUMNS: Final = 3  # of four bytes a row that are kept, each as long as the levels
 
 
 def _ascends(offsets: memoryview[int]) -> bool:
@@ -38,10 +48,24 @@ def _ascends(offsets: memoryview[int]) -> bool:
 class Chunk:
     """Specs of consecutive tasks in the columns they came in; kept as long as a node refers to it.
 
-    `stands_for`: the number of the task of a client's that these are run for; None: they are such themselves.
+    `stands_for`: the number of the task of a client's that these are run for; None: they are such themselves. `n_live`
+    counts the nodes that refer to it.
     """
 
-    __slots__ = ("checkpoints", "config_ends", "configs", "first", "input_ends", "inputs", "levels", "stands_for")
+    __slots__ = (
+        "_rules",
+        "_rules_of",
+        "checkpoints",
+        "config_ends",
+        "configs",
+        "first",
+        "input_ends",
+        "inputs",
+        "levels",
+        "n_live",
+        "size_bytes",
+        "stands_for",
+    )
 
     def __init__(self, plan: PlanChunk, stands_for: int | None) -> None:
         self.first = plan.first
@@ -64,9 +88,20 @@ class Chunk:
             if len(saved) != len(plan.checkpoint_paths) or max(saved) >= rows:
                 raise ProtocolError("a plan chunk's checkpoints do not match its rows")
             self.checkpoints = dict(zip(saved, plan.checkpoint_paths, strict=True))
+        self._rules = plan.rules
+        self._rules_of = column(plan.rules_of, "H") if plan.rules_of else None
+        self.n_live = 0
+        self.size_bytes = len(plan.configs) + len(plan.inputs) + len(plan.levels) * _COLUMNS
 
     def __len__(self) -> int:
         return len(self.levels)
+
+    def rules(self, row: int) -> Rules:
+        return NO_RULES if self._rules_of is None else self._rules[self._rules_of[row]]
+
+    def rank(self, row: int) -> int:
+        """What is higher comes first: priority, then level."""
+        return self.levels[row] + (self.rules(row).priority << _PRIORITY_SHIFT if self._rules_of is not None else 0)
 
     def level(self, row: int) -> int:
         return self.levels[row]
@@ -89,10 +124,20 @@ class Chunk:
 class MadeChunk:
     """Specs that the server writes itself: copies of a task, or one task that becomes something else.
 
-    `stands_for` as for Chunk.
+    `stands_for` and `n_live` as for Chunk.
     """
 
-    __slots__ = ("_checkpoint", "_configs", "_inputs", "_level", "first", "stands_for")
+    __slots__ = (
+        "_checkpoint",
+        "_configs",
+        "_inputs",
+        "_level",
+        "_rules",
+        "first",
+        "n_live",
+        "size_bytes",
+        "stands_for",
+    )
 
     def __init__(
         self,
@@ -101,6 +146,7 @@ class MadeChunk:
         configs: list[bytes],
         inputs: list[list[int]],
         stands_for: int | None,
+        rules: Rules,
         checkpoint: bytes = b"",
     ) -> None:
         self.first = first
@@ -108,7 +154,19 @@ class MadeChunk:
         self._level = level
         self._configs = configs
         self._inputs = inputs
+        self._rules = rules
         self._checkpoint = checkpoint  # of the one task
+        self.n_live = 0
+        self.size_bytes = sum(map(len, configs)) + _NUMBER_BYTES * sum(map(len, inputs))
+
+    def __len__(self) -> int:
+        return len(self._configs)
+
+    def rules(self, _row: int) -> Rules:
+        return self._rules
+
+    def rank(self, _row: int) -> int:
+        return self._level + (self._rules.priority << _PRIORITY_SHIFT)
 
     def level(self, _row: int) -> int:
         return self._level
@@ -178,6 +236,7 @@ class Node:
         self.replicas: list[Worker] | None = None
         self.attempt = session.before_first_attempt
         self.size_bytes = 0
+        chunk.n_live += 1
 
     @property
     def id(self) -> int:
@@ -196,6 +255,13 @@ class Node:
 
     def level(self) -> int:
         return self.chunk.level(self.number - self.chunk.first)
+
+    def rank(self) -> int:
+        """The highest of those that can run comes first."""
+        return self.chunk.rank(self.number - self.chunk.first)
+
+    def rules(self) -> Rules:
+        return self.chunk.rules(self.number - self.chunk.first)
 
     def config(self) -> bytes:
         return self.chunk.config(self.number - self.chunk.first)

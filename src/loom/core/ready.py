@@ -4,50 +4,93 @@ from collections import deque
 from heapq import heappop, heappush
 
 from loom.core import states
-from loom.core.node import Node
+from loom.core.node import SUSPECT, Node
+from loom.limits import SMALL_OBJECT_BYTES
+
+
+def is_root(node: Node) -> bool:
+    """Whether it makes data out of next to none: nothing large can go when it is done."""
+    return all(source.size_bytes <= SMALL_OBJECT_BYTES for source in node.inputs)
+
+
+class _Ranks:
+    """Highest rank first, first come first served within one. Entries that have no business here any more are passed
+    over: they are not READY, or on trial.
+    """
+
+    __slots__ = ("_by_rank", "_ranks")
+
+    def __init__(self) -> None:
+        self._by_rank: dict[int, deque[Node]] = {}
+        self._ranks: list[int] = []  # heap of negated ranks that have a queue
+
+    def queue_of(self, rank: int) -> deque[Node]:
+        queue = self._by_rank.get(rank)
+        if queue is None:
+            queue = self._by_rank[rank] = deque()
+            heappush(self._ranks, -rank)
+        return queue
+
+    def top(self) -> int | None:
+        """The rank of what comes first."""
+        while self._ranks:
+            rank = -self._ranks[0]
+            queue = self._by_rank[rank]
+            while queue:
+                node = queue[0]
+                if node.state == states.READY and not node.flags & SUSPECT:
+                    return rank
+                queue.popleft()
+            heappop(self._ranks)
+            del self._by_rank[rank]
+        return None
+
+    def pop(self, rank: int) -> Node:
+        """What comes first; `rank` is what `top` has just given."""
+        return self._by_rank[rank].popleft()
+
+    def __bool__(self) -> bool:
+        return bool(self._ranks)
+
+    def nodes(self) -> list[Node]:
+        return [node for queue in self._by_rank.values() for node in queue]
 
 
 class ReadyQueue:
-    """Highest level first, first come first served within a level. Entries that are READY no more are passed over."""
+    """Those that come first by rank; of equal ones those that take something large in, so that it can go."""
 
-    __slots__ = ("_by_level", "_levels")
+    __slots__ = ("_others", "_roots")
 
     def __init__(self) -> None:
-        self._by_level: dict[int, deque[Node]] = {}
-        self._levels: list[int] = []  # heap of negated levels that have a queue
+        self._roots = _Ranks()
+        self._others = _Ranks()
 
     def push(self, node: Node) -> None:
-        level = node.level()
-        queue = self._by_level.get(level)
-        if queue is None:
-            queue = self._by_level[level] = deque()
-            heappush(self._levels, -level)
-        queue.append(node)
+        self._of(node).queue_of(node.rank()).append(node)
 
     def push_back(self, node: Node) -> None:
         """Return what `pop` has just given: it comes first again."""
-        level = node.level()
-        queue = self._by_level.get(level)
-        if queue is None:
-            queue = self._by_level[level] = deque()
-            heappush(self._levels, -level)
-        queue.appendleft(node)
+        self._of(node).queue_of(node.rank()).appendleft(node)
 
-    def pop(self) -> Node | None:
-        while self._levels:
-            level = -self._levels[0]
-            queue = self._by_level[level]
-            while queue:
-                node = queue.popleft()
-                if node.state == states.READY:
-                    return node
-            heappop(self._levels)
-            del self._by_level[level]
-        return None
+    def _of(self, node: Node) -> _Ranks:
+        return self._roots if is_root(node) else self._others
+
+    def top(self, roots: bool = True) -> int | None:
+        """The rank of what comes first, as in `pop`; None where there is nothing."""
+        tops = (self._others.top(), self._roots.top() if roots else None)
+        return max((top for top in tops if top is not None), default=None)
+
+    def pop(self, roots: bool = True) -> Node | None:
+        """What comes first; without `roots` only what takes something large in."""
+        root = self._roots.top() if roots and self._roots else None
+        other = self._others.top() if self._others else None
+        if other is not None and (root is None or other >= root):
+            return self._others.pop(other)
+        return self._roots.pop(root) if root is not None else None
 
     def __bool__(self) -> bool:
-        return bool(self._levels)
+        return bool(self._roots) or bool(self._others)
 
     def nodes(self) -> list[Node]:
         """Every entry, stale ones included; O(n)."""
-        return [node for queue in self._by_level.values() for node in queue]
+        return self._others.nodes() + self._roots.nodes()

@@ -1,33 +1,37 @@
-"""Objects on their way from a worker through the server to a client that cannot reach the worker.
+"""Objects on their way through the server, from a worker to a client or another worker that cannot reach it.
 
 A relay is one stream of pieces from one worker; pieces do not say which stream they are of. So there is one stream of
-an object at a time, and one that its client lost with its link is swallowed to its end before another begins.
+an object at a time: who asks meanwhile comes next, and one whose asker lost the beginning with its link is swallowed to
+its end.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from loom.core import states
+from loom.core.cluster import Worker
 from loom.ids import number_of
 from loom.messages import RelayedObject, RelayObject, RelayPiece
 
 if TYPE_CHECKING:
-    from loom.core.cluster import Worker
+    from loom.core.node import Node
     from loom.core.outbox import Outbox
     from loom.core.session import Session
 
+    Asker: TypeAlias = Session | Worker
+
 
 class _Relay:
-    """`void`: its client lost the beginning; `again`: and has asked for the object once more."""
+    """`asker`: None where it has gone, or lost the beginning. `next`: who wants the object after it."""
 
-    __slots__ = ("again", "session", "void", "worker")
+    __slots__ = ("asker", "next", "node", "source")
 
-    def __init__(self, session: Session, worker: Worker) -> None:
-        self.session = session
-        self.worker = worker
-        self.void = False
-        self.again = False
+    def __init__(self, node: Node, source: Worker, asker: Asker | None) -> None:
+        self.node = node
+        self.source = source
+        self.asker = asker
+        self.next: dict[Asker, None] = {}
 
 
 class Relays:
@@ -38,51 +42,55 @@ class Relays:
     def __len__(self) -> int:
         return len(self._relays)
 
-    def ask(self, session: Session, number: int) -> None:
-        """The session's client asks for an object; one that is under way to it is not sent twice."""
-        node = session.find(number)
-        if node is None or node.state != states.FINISHED or node.worker is None:
-            self._fail(session, number, "the object is not there now")
+    def ask(self, asker: Asker, node: Node | None, object_id: int) -> None:
+        """A client or worker asks for an object; one that is under way to it is not sent twice."""
+        relay = self._relays.get(object_id)
+        if relay is not None:
+            if relay.asker is not asker:
+                relay.next[asker] = None
             return
-        relay = self._relays.get(node.id)
-        if relay is None:
-            self._relays[node.id] = _Relay(session, node.worker)
-            self._outbox.send(node.worker.link, RelayObject(node.id))
-        elif relay.void:
-            relay.again = True
+        holders = [h for h in node.holders() if h is not asker] if node and node.state == states.FINISHED else []
+        if node is None or not holders:
+            self._fail(asker, object_id, "the object is not there now")
+            return
+        self._relays[object_id] = _Relay(node, holders[0], asker)
+        self._outbox.send(holders[0].link, RelayObject(object_id))
 
     def on_piece(self, worker: Worker, piece: RelayPiece) -> None:
         relay = self._relays.get(piece.object)
-        if relay is None or relay.worker is not worker:
+        if relay is None or relay.source is not worker:
             return
-        number = number_of(piece.object)
+        if relay.asker is not None:
+            self._pass_on(relay.asker, piece.object, piece.header, piece.piece, piece.last, piece.error)
         if piece.last:
             del self._relays[piece.object]
-        if not relay.void:
-            link = relay.session.link
-            assert link is not None
-            self._outbox.send(link, RelayedObject(number, piece.header, piece.piece, piece.last, piece.error))
-        elif piece.last and relay.again:
-            self.ask(relay.session, number)
+            for asker in relay.next:
+                self.ask(asker, relay.node, piece.object)
 
-    def detach(self, session: Session) -> None:
-        """The session's link broke: what was under way has lost its beginning."""
+    def detach(self, asker: Asker) -> None:
+        """The asker's link broke: what was under way has lost its beginning."""
         for relay in self._relays.values():
-            if relay.session is session:
-                relay.void = True
-                relay.again = False
+            relay.next.pop(asker, None)
+            if relay.asker is asker:
+                relay.asker = None
 
     def forget(self, session: Session) -> None:
-        for object_id in [i for i, relay in self._relays.items() if relay.session is session]:
+        for object_id in [i for i, relay in self._relays.items() if relay.node.session is session]:
             del self._relays[object_id]
 
     def lose_worker(self, worker: Worker) -> None:
-        """End what came from a lost worker: the clients ask again, and are told who else holds it."""
-        for object_id in [i for i, relay in self._relays.items() if relay.worker is worker]:
+        """End what came from a lost worker: those who wait ask again, and are told who else holds it."""
+        self.detach(worker)
+        for object_id in [i for i, relay in self._relays.items() if relay.source is worker]:
             relay = self._relays.pop(object_id)
-            if relay.again or not relay.void:
-                self._fail(relay.session, number_of(object_id), "a worker was lost on the way")
+            for asker in dict.fromkeys((relay.asker, *relay.next)):
+                if asker is not None:
+                    self._fail(asker, object_id, "a worker was lost on the way")
 
-    def _fail(self, session: Session, number: int, error: str) -> None:
-        if session.link is not None:
-            self._outbox.send(session.link, RelayedObject(number, b"", b"", True, error))
+    def _fail(self, asker: Asker, object_id: int, error: str) -> None:
+        self._pass_on(asker, object_id, b"", b"", True, error)
+
+    def _pass_on(self, asker: Asker, object_id: int, header: bytes, piece: bytes, last: bool, error: str) -> None:
+        number = object_id if isinstance(asker, Worker) else number_of(object_id)
+        if asker.link is not None:
+            self._outbox.send(asker.link, RelayedObject(number, header, piece, last, error))

@@ -14,6 +14,7 @@ from loom.core.cluster import Worker
 from loom.core.columns import column, ids_column
 from loom.core.graph import Graph
 from loom.core.kinds import Kind, Kinds
+from loom.core.leaving import Leaving
 from loom.core.losses import Losses
 from loom.core.node import RECALLED, WRITING, Node
 from loom.core.relays import Relays
@@ -30,10 +31,13 @@ from loom.messages import (
     ObjectsHeld,
     PlanChunk,
     RelayPiece,
+    RelayWanted,
     TaskRedirected,
     TasksFailed,
     TasksFinished,
     TasksGivenBack,
+    WorkerCondition,
+    WorkerLeaves,
 )
 from loom.resources import Request
 
@@ -41,13 +45,22 @@ _PATIENCE_ATTEMPTS: Final = 16  # of a task, until inputs that cannot be brought
 
 
 class Reports:
-    def __init__(self, graph: Graph, losses: Losses, scheduler: Scheduler, kinds: Kinds, relays: Relays) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        losses: Losses,
+        scheduler: Scheduler,
+        kinds: Kinds,
+        relays: Relays,
+        leaving: Leaving,
+    ) -> None:
         self._graph = graph
         self._losses = losses
         self._checkpoints = Checkpoints(graph)
         self._scheduler = scheduler
         self._kinds = kinds
         self._relays = relays
+        self._leaving = leaving
         self._alias = kinds.find(SAME, "", Request())  # what a redirected task becomes
 
     def end_turn(self) -> None:
@@ -63,7 +76,7 @@ class Reports:
                     node = self._running(worker, failed.task, failed.attempt)
                     if node is not None:
                         error = failed.error[:MAX_ERROR_CHARS]
-                        self._graph.fail(node, Failure(node.users_number, worker.name, error))
+                        self._graph.fail_or_retry(node, Failure(node.users_number, worker.name, error))
             case TaskRedirected():
                 self._on_task_redirected(worker, message)
             case ObjectsHeld():
@@ -71,6 +84,13 @@ class Reports:
                     self._on_object_held(worker, object_id)
             case TasksGivenBack():
                 self._on_tasks_given_back(worker, message, now)
+            case RelayWanted():
+                for object_id in column(message.objects, "Q"):
+                    self._relays.ask(worker, self._find(object_id), object_id)
+            case WorkerCondition():
+                self._scheduler.set_condition(worker, message.over_budget, message.disk_full)
+            case WorkerLeaves():
+                self._leaving.begin(worker, self._scheduler.workers.values())
             case CheckpointWritten():
                 self._on_checkpoint_written(worker, message)
             case RelayPiece():
@@ -95,6 +115,7 @@ class Reports:
     def _on_tasks_finished(self, worker: Worker, tasks: list[FinishedTask]) -> None:
         finish = self._graph.finish
         measured: dict[Kind, None] = {}
+        made: list[Node] | None = [] if worker.leaving else None
         for done in tasks:
             node = self._running(worker, done.task, done.attempt)
             if node is None:
@@ -104,8 +125,12 @@ class Reports:
             node.kind.durations.add(done.duration_us)
             measured[node.kind] = None
             finish(node, done.size_bytes, done.length, done.packed)
+            if made is not None:
+                made.append(node)
         for kind in measured:
             kind.estimate()
+        if made:
+            self._leaving.hand_over(worker, made, self._scheduler.workers.values())
 
     def _on_task_redirected(self, worker: Worker, message: TaskRedirected) -> None:
         node = self._running(worker, message.task, message.attempt)
@@ -153,7 +178,7 @@ class Reports:
             if node is None:
                 continue
             given += 1
-            asked = message.answer or node.flags & RECALLED
+            asked = message.answer or worker.leaving or node.flags & RECALLED
             self._graph.give_back(node)
             if not asked:
                 self._doubt(worker, node)
@@ -195,9 +220,11 @@ def _renumber(plan: PlanChunk, base: int, node: Node) -> PlanChunk:
         plan.symbols,
         plan.labels,
         plan.requests,
+        plan.rules,
         plan.symbol_of,
         plan.label_of,
         plan.request_of,
+        plan.rules_of,
         bytes(len(plan.flags)),
         plan.levels,
         plan.consumers,

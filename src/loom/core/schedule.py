@@ -8,18 +8,22 @@ than order (Beranek, Bohm, Cima: Analysis of workflow schedulers in simulated di
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Final
 
 from loom.core import states
 from loom.core.cluster import Worker
+from loom.core.crashes import Trials
 from loom.core.graph import Graph
 from loom.core.kinds import Kind
 from loom.core.node import Node
+from loom.core.ready import is_root
 from loom.core.session import Session
 
 _OBJECT_COST_BYTES: Final = 4096  # what one more object to fetch counts, however small: about its round trip
 _EVERYWHERE: Final = 8  # an object with more replicas than this says nothing about where to run
 _PASSED_OVER_S: Final = 0.25  # how long a task that asks for more than a core waits until cores are kept for it
+_LOOK_PAST: Final = 32  # tasks that take longer than workers have: so many are looked at for one that does not
 _ASK_AGAIN_S: Final = 0.005  # pause before asking a worker for work again, doubled each time it had none
 _ASK_AGAIN_MAX_S: Final = 0.2
 _WORTH_MOVING_US: Final = 1_000  # a backlog shorter than this is gone before the answer comes
@@ -32,20 +36,28 @@ class Scheduler:
     def __init__(self, graph: Graph) -> None:
         self._graph = graph
         self.workers: dict[int, Worker] = {}
+        self._trials = Trials(graph, self.workers)
         self.room: dict[Worker, None] = {}  # workers with room, in turn
         self._now = 0.0
         self._idle: dict[Worker, None] = {}  # workers that had a free core when last looked at
+        self._limited: dict[Worker, None] = {}  # workers that know when they end
+        self._pressed: dict[Worker, None] = {}  # workers over their memory budget: only what frees some is sent there
         self.assigned: dict[Worker, list[Node]] = {}
         self.to_ask: list[tuple[Worker, int]] = []  # workers to ask for tasks back, and how many
         self.ask_again_at: float | None = None
         self.unmet: list[tuple[Session, Kind]] = []  # what waits for a worker that is still to come: said once
+        self.disks_full = False  # tasks wait, and no worker can store what they would make
 
     def add_worker(self, worker: Worker) -> None:
         self.workers[worker.id] = worker
         self._graph.touched[worker] = None
+        if worker.ends_at is not None:
+            self._limited[worker] = None
 
     def remove_worker(self, worker: Worker) -> None:
         del self.workers[worker.id]
+        self._limited.pop(worker, None)
+        self._pressed.pop(worker, None)
         self.room.pop(worker, None)
         self._idle.pop(worker, None)
         self._graph.touched.pop(worker, None)
@@ -54,6 +66,9 @@ class Scheduler:
         self._now = now
         touched = self._graph.touched
         self.ask_again_at = None
+        for worker in self._limited:
+            worker.look(now)
+        self._trials.run(self._assign)
         self._make_way()
         if touched or self.room:
             while touched:
@@ -62,6 +77,24 @@ class Scheduler:
             while touched:  # assignments make more sendable ahead
                 self._place_ahead(touched)
             self._balance(now)
+        self.disks_full = (
+            bool(self.workers)
+            and all(worker.disk_full for worker in self.workers.values())
+            and any(session.ready for session in self._graph.sessions.values())
+        )
+
+    def set_condition(self, worker: Worker, over_budget: bool, disk_full: bool) -> None:
+        """A worker has said how its memory and its disk are."""
+        if over_budget and not worker.over_budget and not worker.asked and worker.n_waiting():
+            worker.asked = True
+            self.to_ask.append((worker, worker.n_waiting()))  # what frees memory comes first from now on
+        worker.over_budget, worker.disk_full = over_budget, disk_full
+        worker.set_shut()
+        self._graph.touched[worker] = None
+        if over_budget:
+            self._pressed[worker] = None
+        else:
+            self._pressed.pop(worker, None)
 
     def fail_unknown(self) -> None:
         """Fail ready tasks of types that no worker has; while there are no workers, one that has them may come."""
@@ -151,7 +184,7 @@ class Scheduler:
             session.passed_over[key] = self._now
             self._wake_at(self._now + _PASSED_OVER_S)
             return None
-        free = [worker for worker in suiting if not worker.full and not worker.is_overcommitted()]
+        free = [worker for worker in suiting if not worker.shut and not worker.is_overcommitted()]
         return min(free, key=_backlog, default=None)
 
     # -- Ready tasks --------------------------------------------------------------------------------------------------
@@ -168,42 +201,90 @@ class Scheduler:
 
     def _place_of(self, session: Session, limit_us: int | None) -> bool:
         """Place tasks of one session; False when it has none that could be placed."""
+        if session.has_priorities and len(session.ready) > 1:
+            return self._place_by_rank(session, limit_us)
         placed = False
         for key, queue in list(session.ready.items()):
             if len(session.ready) > 1:  # another line comes first next time
                 session.ready[key] = session.ready.pop(key)
+            roots = True
+            aside: list[Node] = []  # nobody has the time for these
             while True:
-                node = queue.pop()
+                node = queue.pop(roots)
                 if node is None:
-                    del session.ready[key]
                     break
                 worker = self._choose(node)
                 if worker is None:
+                    if self._limited and len(aside) < _LOOK_PAST:
+                        aside.append(node)
+                        continue
                     queue.push_back(node)
-                    break
+                    if not (roots and self._pressed and is_root(node)):
+                        break
+                    roots = False
+                    continue
                 self._assign(node, worker)
                 if session.passed_over:
                     session.passed_over.pop(key, None)
                 placed = True
                 if not worker.open:
                     self.room.pop(worker, None)
-                if limit_us is not None and session.used_us >= limit_us:
-                    return True
-                if not self.room:
-                    return False
+                if not self.room or (limit_us is not None and session.used_us >= limit_us):
+                    break
+            for node in reversed(aside):
+                queue.push_back(node)
+            if not queue:
+                del session.ready[key]
+            if not self.room:
+                return False
+            if limit_us is not None and session.used_us >= limit_us:
+                return True
+        return placed and limit_us is not None
+
+    def _place_by_rank(self, session: Session, limit_us: int | None) -> bool:
+        """The same where tasks have priorities: the first of all lines is next, as long as it can be placed."""
+        placed = False
+        lines = dict.fromkeys(session.ready, True)  # whether roots of it can be placed, too
+        while lines and self.room and (limit_us is None or session.used_us < limit_us):
+            tops = {key: session.ready[key].top(roots) for key, roots in lines.items()}
+            ranks = {key: top for key, top in tops.items() if top is not None}
+            if not ranks:
+                break
+            key = max(ranks, key=lambda key: ranks[key])
+            queue = session.ready[key]
+            node = queue.pop(lines[key])
+            assert node is not None
+            worker = self._choose(node)
+            if worker is None:
+                queue.push_back(node)
+                if lines[key] and self._pressed and is_root(node):
+                    lines[key] = False
+                else:
+                    del lines[key]
+                continue
+            self._assign(node, worker)
+            session.passed_over.pop(key, None)
+            placed = True
+            if not worker.open:
+                self.room.pop(worker, None)
+        for key in [key for key, queue in session.ready.items() if not queue]:
+            del session.ready[key]
         return placed and limit_us is not None
 
     def _wake_at(self, deadline: float) -> None:
         self.ask_again_at = min(self.ask_again_at or deadline, deadline)
 
     def _choose(self, node: Node) -> Worker | None:
+        barred = self._pressed if self._pressed and is_root(node) else None
         best = self._choose_holder(node) if node.inputs else None
+        if barred and best is not None and _is_barred(best, barred):
+            best = None
         if self._idle and (best is None or _keeps_waiting(best)):
-            best = self._idle_for(node) or best
+            best = self._idle_for(node, barred) or best
         if best is None:
             room = self.room
             for worker in room:
-                if worker.can_take(node.kind):
+                if worker.can_take(node.kind) and not (barred and _is_barred(worker, barred)):
                     best = worker
                     break
             else:
@@ -212,7 +293,7 @@ class Scheduler:
             room[best] = None
         return best
 
-    def _idle_for(self, node: Node) -> Worker | None:
+    def _idle_for(self, node: Node, barred: Collection[Worker] | None) -> Worker | None:
         """A worker with as many free cores as the task asks for; they take turns.
 
         None also where so much would have to be moved there that the task had better wait.
@@ -226,7 +307,7 @@ class Scheduler:
             del idle[worker]
             if worker.idle:
                 idle[worker] = None
-                if worker.is_free_for(kind):
+                if worker.is_free_for(kind) and not (barred and _is_barred(worker, barred)):
                     return worker
         return None
 
@@ -288,6 +369,11 @@ class Scheduler:
         worker.asked = False
         worker.nothing_to_give = 0 if n_given else worker.nothing_to_give + 1
         worker.ask_after = now + min(_ASK_AGAIN_S * 2**worker.nothing_to_give, _ASK_AGAIN_MAX_S)
+
+
+def _is_barred(worker: Worker, pressed: Collection[Worker]) -> bool:
+    """Whether a root may not go there: it would take memory. Where nothing else is done one may, or none ever could."""
+    return worker in pressed and bool(worker.n_tasks or worker.n_light)
 
 
 def _keeps_waiting(worker: Worker) -> bool:

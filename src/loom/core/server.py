@@ -12,8 +12,10 @@ from typing import Final
 from loom.core import states
 from loom.core.cluster import Worker
 from loom.core.columns import column
+from loom.core.crashes import Crashes
 from loom.core.events import (
     CloseLink,
+    DisksFull,
     LinkDown,
     LinkDrained,
     LinkFull,
@@ -27,9 +29,10 @@ from loom.core.events import (
 from loom.core.expand import Expander
 from loom.core.graph import Graph
 from loom.core.kinds import Kinds
+from loom.core.leaving import Leaving
 from loom.core.losses import Losses
 from loom.core.news import assign_tasks, tell_changes, tell_client
-from loom.core.node import INLINED, WANTED, WRITING, Node
+from loom.core.node import CANCELLED, INLINED, WANTED, WRITING, Node
 from loom.core.outbox import Outbox
 from loom.core.relays import Relays
 from loom.core.reports import Reports
@@ -37,10 +40,11 @@ from loom.core.schedule import Scheduler
 from loom.core.session import Session
 from loom.core.tracing import Tracing
 from loom.errors import ProtocolError
-from loom.ids import SERVER_MADE
-from loom.limits import MAX_SESSIONS, SESSION_GRACE_S
+from loom.ids import SERVER_MADE, task_id
+from loom.limits import CRASH_LIMIT, LINEAGE_BYTES, LINK_SILENCE_S, MAX_SESSIONS, SESSION_GRACE_S
 from loom.messages import (
     Acked,
+    CancelResults,
     CloseSession,
     FailedResult,
     ForgetSession,
@@ -68,20 +72,33 @@ _PAGES_A_TURN: Final = 16  # of a closed session taken apart in one turn: some m
 
 
 class ServerCore:
-    """`incarnation` must be higher than that of any earlier server whose workers or clients may still be there."""
+    """`incarnation` must be higher than that of any earlier server whose workers or clients may still be there.
 
-    def __init__(self, incarnation: int) -> None:
+    `silence_s`: how long workers may be silent; the shell watches that. `crash_limit`: of workers that may be lost with
+    one task, 0 for no limit. `lineage_bytes`: of specs of tasks that are over.
+    """
+
+    def __init__(
+        self,
+        incarnation: int,
+        silence_s: float = LINK_SILENCE_S,
+        crash_limit: int = CRASH_LIMIT,
+        lineage_bytes: int = LINEAGE_BYTES,
+    ) -> None:
         self.incarnation = incarnation
-        self.graph = Graph()
+        self._silence_s = silence_s
+        self.graph = Graph(lineage_bytes)
         self.scheduler = Scheduler(self.graph)
         self._losses = Losses(self.graph)
+        self._crashes = Crashes(self.graph, crash_limit)
         self.workers: dict[int, Worker] = {}
         self.outbox = Outbox()
         self.relays = Relays(self.outbox)
+        self.leaving = Leaving(self.graph, self.outbox)
         self.dying: list[Session] = []  # closed sessions, taken apart in steps
         self.peers: dict[int, Session | Worker | str] = {}  # by link; the role until the first message came
         self._kinds = Kinds()
-        self._reports = Reports(self.graph, self._losses, self.scheduler, self._kinds, self.relays)
+        self._reports = Reports(self.graph, self._losses, self.scheduler, self._kinds, self.relays, self.leaving)
         self._expander = Expander(self.graph, self._kinds)
         self._tracing = Tracing(self.graph)
         self._next_session = 1
@@ -111,7 +128,11 @@ class ServerCore:
             self._expander.run(sum(w.cpus for w in self.workers.values()))
         self.scheduler.fail_unknown()
         tell_changes(self.graph, self.workers, self.outbox)
+        self.leaving.run()
+        disks_full = self.scheduler.disks_full
         self.scheduler.run(now)
+        if self.scheduler.disks_full and not disks_full:
+            self._effects.append(DisksFull())
         self._assign()
         for session in self.graph.sessions.values():
             tell_client(session, self.outbox)
@@ -178,6 +199,7 @@ class ServerCore:
         peer = self.peers.get(link)
         if isinstance(peer, Worker):
             peer.full = full
+            peer.set_shut()
             self.graph.touched[peer] = None
         elif isinstance(peer, Session):
             peer.full = full
@@ -196,17 +218,32 @@ class ServerCore:
     # -- Workers ------------------------------------------------------------------------------------------------------
 
     def _register_worker(self, link: int, message: RegisterWorker) -> None:
-        worker = Worker(self._next_worker, link, message)
+        worker = Worker(self._next_worker, link, message, self._now)
         self._next_worker += 1
         self.workers[worker.id] = worker
         self.peers[link] = worker
         self.scheduler.add_worker(worker)
-        self.outbox.send(link, WorkerAccepted(worker.id, self.incarnation))
+        self.outbox.send(link, WorkerAccepted(worker.id, self.incarnation, round(1000 * self._silence_s)))
         self._tracing.on_worker(worker, self.outbox)
+        incarnation, before = message.before
+        if incarnation == self.incarnation:
+            self._come_back(before)
+
+    def _come_back(self, before: int) -> None:
+        """A worker that registers has been `before`, on a link that nobody has missed yet or that was given up."""
+        old = self.workers.get(before)
+        if old is not None:
+            self._effects.append(CloseLink(old.link, "its worker has come back on another link"))
+            self._on_link_down(old.link)
+        self._crashes.came_back(before)
 
     def _lose_worker(self, worker: Worker) -> None:
         del self.workers[worker.id]
-        self._losses.lose_worker(worker)
+        blame = self._crashes.blame(worker)
+        self._losses.lose_worker(worker, blame)
+        if blame is not None:
+            self._crashes.judge(worker, blame)
+        self.leaving.lose_worker(worker)
         self.scheduler.remove_worker(worker)
         self.relays.lose_worker(worker)
         self._tracing.on_worker_lost(worker)
@@ -305,7 +342,11 @@ class ServerCore:
                         self._tell_again(node)
             case RelayFetch():
                 if self._is_new(session, message.seq):
-                    self.relays.ask(session, message.number)
+                    object_id = task_id(session.id, message.number)
+                    self.relays.ask(session, session.find(message.number), object_id)
+            case CancelResults():
+                if self._is_new(session, message.seq):
+                    self._on_cancel(session, message)
             case SetTrace():
                 if self._is_new(session, message.seq):
                     self._tracing.start(session, message.path, self.workers.values(), self.outbox)
@@ -345,9 +386,16 @@ class ServerCore:
         session.credit_bytes += message.credit_bytes
         for number in column(message.numbers, "Q"):
             node = session.find(number)
-            if node is None or not node.flags & WANTED:
+            if node is None or not node.flags & (WANTED | CANCELLED):
                 raise ProtocolError(f"task {number} was released twice or never submitted")
             self.graph.release(node)
+
+    def _on_cancel(self, session: Session, message: CancelResults) -> None:
+        for number in column(message.numbers, "Q"):
+            node = session.find(number)
+            if node is None or not node.flags & WANTED:
+                raise ProtocolError(f"task {number} was cancelled twice, or it is no result")
+            self.graph.cancel(node)
 
     def stats(self) -> dict[str, int]:
         return {

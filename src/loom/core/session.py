@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from loom.core.node import Node
+from loom.core.node import SUSPECT, Chunk, Node
 from loom.core.ready import ReadyQueue
 from loom.errors import ProtocolError
 from loom.ids import SERVER_MADE_COUNT, before_first_attempt, first_server_made
@@ -37,24 +37,30 @@ class Session:
         "_server_made_end",
         "applied_seq",
         "before_first_attempt",
+        "chunks",
+        "crashes",
         "credit_bytes",
         "detached_at",
         "failures",
         "failures_to_tell",
         "full",
         "has_dynamic",
+        "has_priorities",
         "id",
         "lengths",
         "link",
         "n_nodes",
         "next_number",
         "next_server_made",
+        "on_trial",
         "passed_over",
         "peers_told",
         "plan_open",
         "ready",
         "results_to_tell",
+        "spec_bytes",
         "token",
+        "tries",
         "unacked",
         "unmet_said",
         "used_us",
@@ -78,11 +84,17 @@ class Session:
         self.unmet_said: set[QueueKey] = set()  # requests that no worker could meet, of which was told
         self.n_nodes = 0
         self.has_dynamic = False  # some task is or was dynamic
+        self.has_priorities = False  # some task has or had one
         self.plan_open = False  # chunks of its last plan are still to come
+        self.chunks: dict[int, Chunk] = {}  # those of plans, oldest first, by their first number
+        self.spec_bytes = 0  # of the chunks that tasks refer to
+        self.tries: dict[int, int] = {}  # how often tasks have failed that are run again
+        self.crashes: dict[int, int] = {}  # with how many lost workers a task was lost
         self.lengths: dict[int, int] = {}  # of finished tasks' objects, where it is not 0
         self._pages: dict[int, list[Node | None]] = {}
         self._live: dict[int, int] = {}  # tasks in each page
         self.ready: dict[QueueKey, ReadyQueue] = {}
+        self.on_trial: dict[Node, None] = {}  # ready tasks that may have taken workers with them: they run apart
         self.failures: dict[int, Failure] = {}
         self.results_to_tell: list[tuple[Node, bytes | None]] = []
         self.failures_to_tell: list[FailedResult] = []
@@ -104,8 +116,14 @@ class Session:
         page[node.number & _ROW_MASK] = node
         self._live[key] += 1
         self.n_nodes += 1
+        if node.chunk.n_live == 1:  # the first one
+            self.spec_bytes += node.chunk.size_bytes
 
     def remove(self, node: Node) -> None:
+        if self.tries or self.crashes:
+            self.tries.pop(node.number, None)
+            self.crashes.pop(node.number, None)
+        self.leave_chunk(node)
         key = node.number >> _PAGE_BITS
         self.n_nodes -= 1
         self._live[key] -= 1
@@ -113,6 +131,15 @@ class Session:
             self._pages[key][node.number & _ROW_MASK] = None
         else:
             del self._pages[key], self._live[key]
+
+    def leave_chunk(self, node: Node) -> None:
+        """The task refers to its chunk no longer."""
+        chunk = node.chunk
+        chunk.n_live -= 1
+        if not chunk.n_live:
+            self.spec_bytes -= chunk.size_bytes
+            if self.chunks.get(chunk.first) is chunk:
+                del self.chunks[chunk.first]
 
     def nodes(self) -> Iterator[Node]:
         """Every task in the order of numbers within a page; O(n)."""
@@ -122,6 +149,9 @@ class Session:
                     yield node
 
     def push_ready(self, node: Node) -> None:
+        if node.flags & SUSPECT:
+            self.on_trial[node] = None
+            return
         key = node.kind.queue_key
         queue = self.ready.get(key)
         if queue is None:

@@ -13,20 +13,22 @@ from types import MappingProxyType
 from typing import Final
 
 from loom.core import worker_states as ws
-from loom.core.columns import column, ids_column
+from loom.core.columns import column
 from loom.core.worker_events import (
     CheckpointDone,
+    Condition,
     Done,
+    Drain,
     Drop,
     ExecutorLost,
     ExecutorReady,
     Failed,
-    Fetch,
     Fetched,
     FetchFailed,
     FromServer,
     NotInline,
     NotSent,
+    OverMemory,
     ReadBackDone,
     Redirected,
     Relay,
@@ -35,15 +37,17 @@ from loom.core.worker_events import (
     ServerLost,
     Spoilt,
     StartTrace,
+    StillRunning,
     Stop,
-    StopProgram,
     TasksDone,
     ToServer,
     WorkerEffect,
     WorkerEvent,
 )
+from loom.core.worker_fetches import Fetches
 from loom.core.worker_queues import Queues
-from loom.core.worker_tasks import INLINE, ReadBack, Task, WorkerKind
+from loom.core.worker_reports import WorkerReports
+from loom.core.worker_tasks import INLINE, ReadBack, StopProgram, Task, WorkerKind
 from loom.errors import ProtocolError
 from loom.ids import session_of
 from loom.limits import INLINE_TASK_BYTES
@@ -53,43 +57,30 @@ from loom.messages import (
     CheckpointWritten,
     DropObjects,
     FailedTask,
-    FinishedTask,
     ForgetSession,
     GiveBack,
     Message,
     ObjectAt,
-    ObjectsHeld,
-    PeerAddress,
     RecallTasks,
+    RelayedObject,
     RelayObject,
     RelayPiece,
     RunTask,
     RunTasks,
     StopWorker,
+    TakeObjects,
     TaskRedirected,
     TasksFailed,
-    TasksFinished,
-    TasksGivenBack,
     WorkerAccepted,
+    WorkerCondition,
+    WorkerLeaves,
     WriteCheckpoint,
     WriteTrace,
 )
+from loom.resources import MEM, size_text
 
 _NO_EXTRAS: Final[Mapping[str, int]] = MappingProxyType({})
 _NO_SUCH_TYPE: Final = "unknown task type {!r}: no worker has it (own types are loaded with --load)"
-# A frame costs all ends together some 100 us: finishes that nobody can go on with share one.
-_QUIET_S: Final = 0.002
-_QUIET_TASKS: Final = 256
-
-
-class _Fetching:
-    """An object on its way here: `sources` are the holders not tried yet."""
-
-    __slots__ = ("size_bytes", "sources")
-
-    def __init__(self, size_bytes: int, sources: list[int]) -> None:
-        self.size_bytes = size_bytes
-        self.sources = sources
 
 
 class WorkerCore:
@@ -103,23 +94,19 @@ class WorkerCore:
         self.queues = Queues(cpus, extras)
         self.tasks: dict[int, Task] = {}
         self.held: dict[int, int] = {}  # object id -> size
-        self.fetching: dict[int, _Fetching] = {}
+        self.fetches = Fetches()
+        self.fetching = self.fetches.under_way
         self.awaited: dict[int, list[Task]] = {}  # object id -> tasks that wait for it
         self.copies: set[int] = set()  # stored objects that count for nothing: their tasks are to run here once more
         self.saving: set[int] = set()  # objects that are being written to their checkpoints
-        self.peers: dict[int, PeerAddress] = {}
         self.id = 0
+        self.leave_at: float | None = None  # the worker is to go: it starts nothing, and what runs is stopped then
+        self._condition = Condition(False, False)
         self._kinds: dict[int, WorkerKind] = {}
         self._effects: list[WorkerEffect] = []
         self._inline: list[Task] = []
-        self._finished: list[FinishedTask] = []
-        self._reports: list[Message] = []
-        self._given: list[Task] = []
-        self._fetches: dict[int, list[int]] = {}
-        self._arrived: list[int] = []
+        self._reports = WorkerReports()
         self._dropped: list[int] = []
-        self._urgent = False  # something that has finished concerns others
-        self._quiet_until: float | None = None  # when finishes that concern nobody else are reported
         self._now = 0.0
 
     # -- The turn -----------------------------------------------------------------------------------------------------
@@ -137,7 +124,7 @@ class WorkerCore:
                 case Fetched():
                     self._on_fetched(event.object, event.size_bytes)
                 case FetchFailed():
-                    self._on_fetch_failed(event.object)
+                    self._on_fetch_failed(event.object, event.unreachable)
                 case Failed():
                     self._on_failed(event)
                 case Redirected():
@@ -156,15 +143,24 @@ class WorkerCore:
                     self._on_not_inline(event)
                 case CheckpointDone():
                     self._on_checkpoint_done(event)
+                case StillRunning():
+                    self.queues.still_running(event.executor, event.run, event.left_s, now)
+                case OverMemory():
+                    self._on_over_memory(event)
+                case Condition():
+                    self._condition = event
+                    self._reports.add(WorkerCondition(event.over_budget, event.disk_full))
+                case Drain():
+                    self._on_drain(event.until)
                 case ServerLost():
                     self._on_server_lost()
+        if self.leave_at is not None and now >= self.leave_at:
+            self._stop_all()
         return self._flush()
 
     def next_deadline(self) -> float | None:
-        deadline = self.queues.next_deadline()
-        if self._quiet_until is None:
-            return deadline
-        return self._quiet_until if deadline is None else min(deadline, self._quiet_until)
+        deadlines = [self.queues.next_deadline(), self._reports.quiet_until, self.leave_at if self.tasks else None]
+        return min((deadline for deadline in deadlines if deadline is not None), default=None)
 
     def expects(self, task: int, attempt: int) -> bool:
         """Whether a result of this attempt is still wanted; the shell keeps the object only then."""
@@ -173,9 +169,7 @@ class WorkerCore:
 
     def unsaid(self) -> tuple[object, ...]:
         """What waits to become an effect: empty between steps."""
-        finished = self._finished if self._quiet_until is None else []
-        told = (self._effects, self._inline, finished, self._reports, self._given)
-        return (*told, self._fetches, self._arrived, self._dropped)
+        return self._effects, self._inline, self._dropped, *self._reports.unsaid(), *self.fetches.unsaid()
 
     def _flush(self) -> list[WorkerEffect]:
         effects, self._effects = self._effects, []
@@ -184,16 +178,13 @@ class WorkerCore:
             if gone:
                 effects.append(Drop(gone))
             self._dropped = []
-        if self._is_news():
-            self._report_finished()
-        if self._given:
-            self._report_given(answer=False)
-        if self._reports:
-            effects.append(ToServer(self._reports))
-            self._reports = []
-        for source, objects in self._fetches.items():
-            effects.append(Fetch(self.peers[source], objects))
-        self._fetches.clear()
+        wanted = self.fetches.take_wanted()
+        if wanted is not None:
+            self._reports.add(wanted)
+        messages = self._reports.take(self._now)
+        if messages:
+            effects.append(ToServer(messages))
+        effects += self.fetches.take()
         if self._inline:
             inline = [task for task in self._inline if task.state == ws.READY]  # still, at the end of the turn
             for task in inline:
@@ -204,37 +195,9 @@ class WorkerCore:
         effects += self.queues.start(self._now)
         return effects
 
-    def _report(self, message: Message) -> None:
-        """Queue a report behind the finishes that came before it: causal order."""
-        self._report_finished()
-        self._reports.append(message)
-
-    def _report_finished(self) -> None:
-        if self._arrived:
-            self._reports.append(ObjectsHeld(ids_column(self._arrived)))
-            self._arrived = []
-        if self._finished:
-            self._reports.append(TasksFinished(self._finished))
-            self._finished = []
-            self._urgent = False
-            self._quiet_until = None
-
-    def _is_news(self) -> bool:
-        """Whether to report what has finished now, or let it share a frame with what finishes next."""
-        if self._urgent or self._arrived or not self._finished:
-            return True
-        if self._quiet_until is None:
-            self._quiet_until = self._now + _QUIET_S
-        return self._now >= self._quiet_until or len(self._finished) >= _QUIET_TASKS
-
-    def _report_given(self, answer: bool) -> None:
-        given, self._given = self._given, []
-        ids = ids_column(t.id for t in given)
-        self._report(TasksGivenBack(ids, ids_column(t.attempt for t in given), answer))
-
     def _report_missing(self, object_id: int) -> None:
         """Tell the server that an object is not here. This ends no relay: one under way has the bytes already."""
-        self._report(RelayPiece(object_id, b"", b"", False, "the worker does not have the object"))
+        self._reports.add(RelayPiece(object_id, b"", b"", False, "the worker does not have the object"))
 
     # -- What the server says -----------------------------------------------------------------------------------------
 
@@ -271,8 +234,15 @@ class WorkerCore:
                     self._report_missing(message.object)
             case WriteTrace():
                 self._effects.append(StartTrace(message.path))
+            case TakeObjects():
+                for peer in message.peers:
+                    self.fetches.peers[peer.worker] = peer
+                for located in message.objects:
+                    self._locate(located)
+            case RelayedObject():
+                self._on_relayed(message)
             case WorkerAccepted():
-                self.id = message.worker
+                self._on_accepted(message)
             case StopWorker():
                 self._effects.append(Stop())
             case _:
@@ -281,28 +251,19 @@ class WorkerCore:
     def _on_run_tasks(self, message: RunTasks) -> None:
         for kind in message.kinds:
             place = self._places.get(kind.symbol, "")
-            self._kinds[kind.kind] = WorkerKind(kind.kind, kind.symbol, kind.label, kind.request, place)
+            self._kinds[kind.kind] = WorkerKind(
+                kind.kind, kind.symbol, kind.label, kind.request, kind.time_limit_ms, place
+            )
         for peer in message.peers:
-            self.peers[peer.worker] = peer
+            self.fetches.peers[peer.worker] = peer
         for located in message.objects:
             self._locate(located)
         for run in message.tasks:
             self._on_run_task(run)
 
     def _locate(self, located: ObjectAt) -> None:
-        if located.object in self.held:
-            return
-        sources = [w for w in located.workers if w != self.id and w in self.peers]
-        fetching = self.fetching.get(located.object)
-        if fetching is not None:
-            fetching.sources = sources
-        elif sources:
-            self.fetching[located.object] = _Fetching(located.size_bytes, sources)
-            self._fetch(located.object)
-
-    def _fetch(self, object_id: int) -> None:
-        source = self.fetching[object_id].sources.pop(0)
-        self._fetches.setdefault(source, []).append(object_id)
+        if located.object not in self.held and located.object not in self.tasks:
+            self.fetches.locate(located, self.id)
 
     def _on_run_task(self, run: RunTask) -> None:
         kind = self._kinds.get(run.kind)
@@ -317,10 +278,13 @@ class WorkerCore:
         if run.task in held:  # from before it was lost elsewhere
             del held[run.task]
             self.copies.add(run.task)
-        elif run.task in self.fetching:
-            del self.fetching[run.task]
+        elif run.task in self.fetching and self.fetches.forget(run.task):
+            self._dropped.append(run.task)
+        if self.leave_at is not None:
+            self._give_back(task)
+            return
         if not kind.place:
-            self._fail(task, _NO_SUCH_TYPE.format(kind.symbol), crashed=False)
+            self._fail(task, _NO_SUCH_TYPE.format(kind.symbol))
             return
         inputs = run.inputs
         missing = [i for i in (dict.fromkeys(inputs) if len(inputs) > 1 else inputs) if i not in held]
@@ -356,9 +320,7 @@ class WorkerCore:
             self.copies.discard(done.task)
         task.kind.measured(done.duration_us)
         self.held[done.task] = done.size_bytes
-        self._finished.append(done)
-        if not self._can_wait(task):
-            self._urgent = True
+        self._reports.finished(done, self._can_wait(task))
         self._wake(done.task)
 
     def _on_not_inline(self, event: NotInline) -> None:
@@ -371,10 +333,12 @@ class WorkerCore:
     def _on_checkpoint_done(self, event: CheckpointDone) -> None:
         if event.object in self.saving:  # else it was for a server that is gone
             self.saving.remove(event.object)
-            self._report(CheckpointWritten(event.object, event.error))
+            self._reports.add(CheckpointWritten(event.object, event.error))
 
     def _can_wait(self, task: Task) -> bool:
         """Whether the server need not know of a finish at once: no other worker can go on with it, and this one can."""
+        if self.leave_at is not None:
+            return False
         if task.n_consumers:
             return len(self.awaited.get(task.id, ())) == task.n_consumers and not task.flags & RESULT
         return bool(self.queues.ready)
@@ -413,27 +377,34 @@ class WorkerCore:
     def _on_failed(self, event: Failed) -> None:
         task = self._settle(event.task, event.attempt)
         if task is not None:
-            self._fail(task, event.error, event.crashed)
+            self._fail(task, event.error)
 
-    def _fail(self, task: Task, error: str, crashed: bool) -> None:
+    def _fail(self, task: Task, error: str) -> None:
         self.tasks.pop(task.id, None)
         task.state = ws.OVER
         self._drop_copy(task.id)
-        self._report(TasksFailed([FailedTask(task.id, task.attempt, error, crashed)]))
+        self._reports.add(TasksFailed([FailedTask(task.id, task.attempt, error)]))
         self._give_back_dependents(task.id)
 
     def _on_redirected(self, event: Redirected) -> None:
         task = self._settle(event.task, event.attempt)
         if task is not None:
             self._drop_copy(task.id)
-            self._report(TaskRedirected(event.task, event.attempt, event.chunk))
+            self._reports.add(TaskRedirected(event.task, event.attempt, event.chunk))
             self._give_back_dependents(task.id)
 
     def _on_executor_lost(self, event: ExecutorLost) -> None:
-        crashed, others = self.queues.executor_lost(event.executor, event.running)
+        died_in, others = self.queues.executor_lost(event.executor, event.running)
         self._requeue(others)
-        if crashed is not None:
-            self._fail(crashed, event.story, crashed=True)
+        if died_in is not None:
+            self._fail(died_in, event.story)
+
+    def _on_over_memory(self, event: OverMemory) -> None:
+        task = self.tasks.get(event.task)
+        if task is not None and task.attempt == event.attempt:
+            limit_bytes = next((amount for name, amount in task.kind.extras if name == MEM), 0)
+            why = f"memory limit of {size_text(limit_bytes)} exceeded: peak {size_text(event.peak_bytes)}"
+            self._effects += self.queues.stop(task, 0.0, why)
 
     def _on_server_lost(self) -> None:
         """Without its server everything here is void; the next registration begins anew."""
@@ -442,43 +413,40 @@ class WorkerCore:
         self._dropped += self.held
         self.held.clear()
         self.queues.owed = 0
-        self.fetching.clear()
+        self.fetches.clear()
         self.awaited.clear()
         self.saving.clear()
         self._kinds.clear()
-        self.peers.clear()
-        self._finished.clear()
-        self._urgent = False
-        self._quiet_until = None
         self._reports.clear()
-        self._given.clear()
-        self._fetches.clear()
-        self._arrived.clear()
+        if self.leave_at is not None:
+            self._effects.append(Stop())
 
     # -- Objects ------------------------------------------------------------------------------------------------------
 
     def _on_fetched(self, object_id: int, size_bytes: int) -> None:
-        if self.fetching.pop(object_id, None) is None:
+        if not self.fetches.arrived(object_id):
             self._void(object_id)  # dropped while it was on its way
             return
         self.held[object_id] = size_bytes
-        self._arrived.append(object_id)
+        self._reports.arrived(object_id)
         self._wake(object_id)
 
-    def _on_fetch_failed(self, object_id: int) -> None:
-        fetching = self.fetching.get(object_id)
-        if fetching is None:
-            return
-        if fetching.sources:
-            self._fetch(object_id)
-        else:
-            del self.fetching[object_id]
+    def _on_fetch_failed(self, object_id: int, unreachable: bool) -> None:
+        if self.fetches.failed(object_id, unreachable):
             self._give_back_dependents(object_id)
+
+    def _on_relayed(self, message: RelayedObject) -> None:
+        take, failed = self.fetches.on_piece(message)
+        if take is not None:
+            self._effects.append(take)
+        if failed:
+            self._give_back_dependents(message.number)
 
     def _drop(self, object_id: int) -> None:
         if self.held.pop(object_id, None) is not None:
             self._dropped.append(object_id)
-        self.fetching.pop(object_id, None)
+        if self.fetches.forget(object_id):
+            self._dropped.append(object_id)
         if object_id not in self.tasks:
             self._give_back_dependents(object_id)
 
@@ -492,6 +460,31 @@ class WorkerCore:
             if object_id in task.inputs:
                 self._give_back(task)
 
+    # -- Leaving ------------------------------------------------------------------------------------------------------
+
+    def _on_accepted(self, message: WorkerAccepted) -> None:
+        self.id = message.worker
+        if self._condition.over_budget or self._condition.disk_full:
+            self._reports.add(WorkerCondition(self._condition.over_budget, self._condition.disk_full))
+        if self.leave_at is not None:
+            self._reports.add(WorkerLeaves())
+
+    def _on_drain(self, until: float) -> None:
+        """Give back what has not started; what runs may go on until then."""
+        if self.leave_at is None:
+            self._reports.add(WorkerLeaves())
+            self._effects += self.queues.read_all_back()
+        self.leave_at = until if self.leave_at is None else min(self.leave_at, until)
+        for task in [task for task in self.tasks.values() if task.state in (ws.WAITING, ws.READY)]:
+            self._give_back(task)
+
+    def _stop_all(self) -> None:
+        """Give back what still runs, too: it is run again elsewhere."""
+        for task in list(self.tasks.values()):
+            if task.id in self.tasks:
+                self._cancel(task)
+                self._reports.given.append(task)
+
     # -- Giving back and cancelling -----------------------------------------------------------------------------------
 
     def _give_back(self, task: Task) -> None:
@@ -504,7 +497,7 @@ class WorkerCore:
             task.state = ws.OVER
             del self.tasks[task.id]
             self._drop_copy(task.id)
-            self._given.append(task)
+            self._reports.given.append(task)
             stack += self.awaited.pop(task.id, ())
 
     def _give_back_dependents(self, object_id: int) -> None:
@@ -514,16 +507,16 @@ class WorkerCore:
     def _on_give_back(self, count: int) -> None:
         """Give back what would start last, but nothing that can start now: it would be handed round for ever."""
         self._effects += self.queues.start(self._now)
-        if self._given:
-            self._report_given(answer=False)
+        if self._reports.given:
+            self._reports.say_given(answer=False)
         for task in self.queues.last_ready(count):
             self._give_back(task)
-        if self._given:
-            self._report_given(answer=True)
+        if self._reports.given:
+            self._reports.say_given(answer=True)
             return
         longest = self.queues.longest_executor()
         if longest is None:
-            self._report_given(answer=True)
+            self._reports.say_given(answer=True)
         else:
             self.queues.owed = min(count, len(longest.queue))
             self._effects.append(ReadBack(longest.index, self.queues.owed))
@@ -534,7 +527,7 @@ class WorkerCore:
             self.queues.owed = 0
             for task in tasks:
                 self._give_back(task)
-            self._report_given(answer=True)
+            self._reports.say_given(answer=True)
         else:
             self._requeue(tasks)
 
@@ -542,7 +535,7 @@ class WorkerCore:
         """What comes back from an executor is ready again, unless an input has been lost since (it was recalled)."""
         ready = []
         for task in tasks:
-            if all(i in self.held for i in task.inputs):
+            if self.leave_at is None and all(i in self.held for i in task.inputs):
                 ready.append(task)
             else:
                 self._give_back(task)
@@ -554,7 +547,7 @@ class WorkerCore:
         task.state = ws.OVER
         self._drop_copy(task.id)
         if running == ws.RUNNING and task.kind.place != INLINE:
-            self._effects.append(StopProgram(task.id, task.attempt))
+            self._effects.append(StopProgram(task.id, task.attempt, "cancelled"))
         elif running == ws.QUEUED:
             self.queues.cancelled(task, self._now)
         self._give_back_dependents(task.id)
@@ -563,6 +556,6 @@ class WorkerCore:
         for task in [t for t in self.tasks.values() if session_of(t.id) == session]:
             if task.id in self.tasks:
                 self._cancel(task)
-        self._given = [t for t in self._given if session_of(t.id) != session]
+        self._reports.given = [t for t in self._reports.given if session_of(t.id) != session]
         for object_id in [i for i in (*self.held, *self.fetching) if session_of(i) == session]:
             self._drop(object_id)

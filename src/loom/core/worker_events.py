@@ -9,6 +9,7 @@ from loom.core.worker_tasks import (
     Run,
     RunOnExecutor,
     RunProgram,
+    StopProgram,
     Task,
 )
 from loom.messages import FinishedTask, Message, PeerAddress, PlanChunk
@@ -33,7 +34,6 @@ class Failed(Struct, gc=False):
     task: int
     attempt: int
     error: str
-    crashed: bool = False
 
 
 class Redirected(Struct, gc=False):
@@ -48,7 +48,10 @@ class Fetched(Struct, gc=False):
 
 
 class FetchFailed(Struct, gc=False):
+    """`unreachable`: its holder could not be connected, or fell silent."""
+
     object: int
+    unreachable: bool
 
 
 class Spoilt(Struct, gc=False):
@@ -97,6 +100,35 @@ class NotInline(Struct, gc=False):
     attempt: int
 
 
+class Drain(Struct, gc=False):
+    """The worker is to leave: what runs may go on until this time."""
+
+    until: float
+
+
+class Condition(Struct, gc=False):
+    """How the store is: its objects take more memory than they may; there is no room on its disk."""
+
+    over_budget: bool
+    disk_full: bool
+
+
+class OverMemory(Struct, gc=False):
+    """A run takes more memory than it asked for."""
+
+    task: int
+    attempt: int
+    peak_bytes: int
+
+
+class StillRunning(Struct, gc=False):
+    """What was to be ended after some time has not run that long: it may go on for `left_s`."""
+
+    executor: int
+    run: Run
+    left_s: float
+
+
 WorkerEvent = (
     FromServer
     | ServerLost
@@ -112,6 +144,10 @@ WorkerEvent = (
     | ExecutorReady
     | CheckpointDone
     | NotInline
+    | Drain
+    | Condition
+    | OverMemory
+    | StillRunning
 )
 
 
@@ -134,11 +170,17 @@ class RunInline(Struct, gc=False):
     tasks: list[Task]
 
 
-class StopProgram(Struct, gc=False):
-    """End the run; answer with Failed (or what came first), which frees its cores."""
+class TakePiece(Struct, gc=False):
+    """Part of an object that the server relays; with the last one it is whole: answer with Fetched or FetchFailed.
 
-    task: int
-    attempt: int
+    `first`: what came of it before is void (that relay was broken off).
+    """
+
+    object: int
+    header: bytes
+    piece: bytes
+    last: bool
+    first: bool
 
 
 class Relay(Struct, gc=False):
@@ -176,6 +218,7 @@ WorkerEffect = (
     | KillExecutor
     | RestartExecutor
     | Relay
+    | TakePiece
     | SaveObject
     | StartTrace
     | Stop

@@ -31,6 +31,7 @@ from loom.core.worker_tasks import (
     Run,
     RunOnExecutor,
     RunProgram,
+    StopProgram,
     Task,
 )
 from loom.resources import Request
@@ -41,6 +42,8 @@ _RESERVE_AFTER_S: Final = 0.1  # how long a wide task is overtaken before cores 
 _LOOK_PAST: Final = 32  # how many tasks are looked at behind one that does not fit
 _LOOK_PAUSE_MAX_S: Final = 0.1  # between two looks into the queue behind a long task
 _WORTH_READING_BACK_US: Final = 500  # a shorter queue is done before another executor has woken up
+_ASK_AGAIN_S: Final = 1.0  # after a run was to be ended for its time, if nothing has come of it
+_LOOK_AGAIN_S: Final = 0.001  # and after one that was not quite over its time
 _KILL_AFTER_S: Final = 0.1  # a cancelled function that runs longer has its process killed
 
 
@@ -63,6 +66,9 @@ class Queues:
         self.free_cores = dict.fromkeys(range(cpus))
         self.owed = 0  # tasks asked back by the server while an executor's queue is read
         self._look_again_at: float | None = None
+        self._limited: dict[Run, Task] = {}  # placed, and may run for so long only
+        self._stop_programs_at: dict[Run, float] = {}
+        self._stop_at: float | None = None  # when the next one of these may have run for too long
 
     def add(self, task: Task) -> None:
         self._line_of(task).append(task)
@@ -92,6 +98,9 @@ class Queues:
         if not self.ready and self.free_cpus:
             self._relieve(now, effects)
         self._kill_cancelled(now, effects)
+        self._stop_at = None
+        if self._limited:
+            self._stop_late(now, effects)
         return effects
 
     def _start_ready(self, now: float, effects: list[QueueEffect], batches: dict[int, list[Task]]) -> None:
@@ -103,7 +112,7 @@ class Queues:
                 ready.popleft()
             elif task.kind.place == PROGRAM and task.cpus <= self.free_cpus:
                 ready.popleft()
-                self._start_program(task, effects)
+                self._start_program(task, now, effects)
             elif task.kind.place != PROGRAM and (executor := self.executor_for(task)) is not None:
                 ready.popleft()
                 self._queue(task, executor, now, effects)
@@ -123,7 +132,7 @@ class Queues:
                 self.light.popleft()
             elif task.kind.place == PROGRAM and self.n_light_programs < _LIGHT_PROGRAMS:
                 self.light.popleft()
-                self._start_program(task, effects)
+                self._start_program(task, now, effects)
             elif task.kind.place != PROGRAM and (executor := self.executor_for(task)) is not None:
                 self.light.popleft()
                 self._queue(task, executor, now, effects)
@@ -157,7 +166,7 @@ class Queues:
                 rather = executor.environment.gpus if executor is not None else ()
                 task.gpus = self.amounts.take(task.kind.extras, rather)
                 if executor is None:
-                    self._start_program(task, effects)
+                    self._start_program(task, now, effects)
                 else:
                     self._queue(task, executor, now, effects)
                     batches.setdefault(executor.index, []).append(task)
@@ -176,12 +185,15 @@ class Queues:
                     kept.setdefault(name, task)
         return kept
 
-    def _start_program(self, task: Task, effects: list[QueueEffect]) -> None:
+    def _start_program(self, task: Task, now: float, effects: list[QueueEffect]) -> None:
         task.state = ws.RUNNING
         self.placed[task.id, task.attempt] = task
         self.free_cpus -= task.cpus
         task.cores = self._take_cores(task.cpus)
         self.n_light_programs += not task.cpus
+        if task.kind.time_limit_s is not None:
+            self._limited[task.id, task.attempt] = task
+            self._stop_programs_at[task.id, task.attempt] = now + task.kind.time_limit_s
         effects.append(RunProgram(task))
 
     def executor_for(self, task: Task) -> Executor | None:
@@ -236,6 +248,8 @@ class Queues:
         task.estimate_us = task.kind.estimate_us
         task.executor = executor
         self.placed[task.id, task.attempt] = task
+        if task.kind.time_limit_s is not None:
+            self._limited[task.id, task.attempt] = task
         executor.queue[task] = None
         executor.backlog_us += task.estimate_us
 
@@ -246,6 +260,8 @@ class Queues:
         task = self.placed.pop(run, None)
         if task is None:  # ran in the loop
             return
+        if self._limited:
+            self._forget_limit(run)
         executor = task.executor
         if executor is None:
             self.free_cpus += task.cpus
@@ -256,6 +272,7 @@ class Queues:
             executor.progress_at = now
             executor.pause_s = STUCK_S
             executor.full = False
+            executor.stop_at = None
             self._unqueue(executor, task)
 
     def _unqueue(self, executor: Executor, task: Task) -> None:
@@ -291,6 +308,7 @@ class Queues:
         for run in runs:
             task = self.placed.pop(run, None)
             if task is not None and task.executor is not None:
+                self._forget_limit(run)
                 self._unqueue(task.executor, task)
                 if task.state == ws.QUEUED:
                     task.state = ws.READY
@@ -312,6 +330,7 @@ class Queues:
         executor = self.executors[index]
         executor.alive = False
         executor.full = False
+        executor.stop_at = None
         tasks = self.take_back([(t.id, t.attempt) for t in executor.queue])
         died = [t for t in tasks if (t.id, t.attempt) == running]
         return (died[0] if died else None), [t for t in tasks if t not in died]
@@ -370,13 +389,57 @@ class Queues:
                 executor.cancelled_at = None
             elif now >= executor.cancelled_at + _KILL_AFTER_S:
                 if first.state == ws.OVER:
-                    effects.append(KillExecutor(executor.index, (first.id, first.attempt)))
+                    effects.append(KillExecutor(executor.index, (first.id, first.attempt), 0.0, "cancelled"))
                 executor.cancelled_at = now
+
+    # -- Limits -------------------------------------------------------------------------------------------------------
+
+    def stop(self, task: Task, after_s: float, why: str) -> list[QueueEffect]:
+        """End a task that is placed and has run for so long."""
+        if (task.id, task.attempt) not in self.placed:
+            return []
+        if task.executor is None:
+            return [StopProgram(task.id, task.attempt, why)]
+        return [KillExecutor(task.executor.index, (task.id, task.attempt), after_s, why)]
+
+    def _stop_late(self, now: float, effects: list[QueueEffect]) -> None:
+        """See which runs have reached their time limit. When a function began its executor knows best."""
+        for run, task in self._limited.items():
+            limit_s = task.kind.time_limit_s
+            executor = task.executor
+            assert limit_s is not None
+            if executor is None:
+                at = self._stop_programs_at[run]
+            elif task is not next(iter(executor.queue)):
+                continue  # the one before it is running
+            else:
+                at = executor.stop_at or executor.progress_at + limit_s
+            if now >= at:
+                effects += self.stop(task, limit_s, f"time limit of {limit_s:g} s exceeded")
+                at = now + _ASK_AGAIN_S
+                if executor is None:
+                    self._stop_programs_at[run] = at
+                else:
+                    executor.stop_at = at
+            self._stop_at = min(self._stop_at or at, at)
+
+    def still_running(self, index: int, run: Run, left_s: float, now: float) -> None:
+        """What was to be ended has begun later than was thought."""
+        task = self.placed.get(run)
+        if task is not None and task.executor is not None and task.executor.index == index:
+            task.executor.stop_at = now + max(left_s, _LOOK_AGAIN_S)
+
+    def _forget_limit(self, run: Run) -> None:
+        self._limited.pop(run, None)
+        self._stop_programs_at.pop(run, None)
+
+    def read_all_back(self) -> list[QueueEffect]:
+        """Take back whatever has not begun."""
+        return [ReadBack(e.index, len(e.queue)) for e in self.executors if len(e.queue) > 1]
 
     def next_deadline(self) -> float | None:
         deadlines = [e.cancelled_at + _KILL_AFTER_S for e in self.executors if e.cancelled_at is not None]
-        if self._look_again_at is not None:
-            deadlines.append(self._look_again_at)
+        deadlines += [at for at in (self._look_again_at, self._stop_at) if at is not None]
         return min(deadlines, default=None)
 
 

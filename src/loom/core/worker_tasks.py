@@ -41,13 +41,15 @@ class WorkerKind:
         "place",
         "request",
         "symbol",
+        "time_limit_s",
     )
 
-    def __init__(self, number: int, symbol: str, label: str, request: Request, place: str) -> None:
+    def __init__(self, number: int, symbol: str, label: str, request: Request, time_limit_ms: int, place: str) -> None:
         self.number = number
         self.symbol = symbol
         self.label = label
         self.request = request
+        self.time_limit_s = time_limit_ms / 1000 if time_limit_ms else None
         self.cpus = request.cpus
         self.extras = request.extras
         self.n_gpus = sum(-(-amount // GPU_PARTS) for name, amount in request.extras if name == GPUS)
@@ -133,10 +135,26 @@ class ReadBack(Struct, gc=False):
 
 
 class KillExecutor(Struct, gc=False):
-    """End the process if it is still running this attempt; answer with ExecutorLost."""
+    """End the process if it has been running this attempt for `after_s`; answer with ExecutorLost, its story `why`.
+
+    Where it has run for less, answer with StillRunning; where it does not run it any more, with nothing.
+    """
 
     executor: int
     run: Run
+    after_s: float
+    why: str
+
+
+class StopProgram(Struct, gc=False):
+    """End the run; when nothing of it is left, answer with Failed (or what came first), which frees its cores.
+
+    `why` is the error.
+    """
+
+    task: int
+    attempt: int
+    why: str
 
 
 class RestartExecutor(Struct, gc=False):
@@ -147,7 +165,7 @@ class RestartExecutor(Struct, gc=False):
     gpus: tuple[int, ...]
 
 
-QueueEffect = RunOnExecutor | RunProgram | ReadBack | KillExecutor | RestartExecutor
+QueueEffect = RunOnExecutor | RunProgram | ReadBack | KillExecutor | StopProgram | RestartExecutor
 
 
 USUAL: Final = Environment()
@@ -167,6 +185,7 @@ class Executor:
         "pause_s",
         "progress_at",
         "queue",
+        "stop_at",
     )
 
     def __init__(self, index: int) -> None:
@@ -182,3 +201,4 @@ class Executor:
         self.looked_at = 0.0  # when its queue was last read back
         self.pause_s = STUCK_S  # until it is worth looking again
         self.cancelled_at: float | None = None
+        self.stop_at: float | None = None  # when to see whether its task has run for too long

@@ -11,7 +11,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from itertools import islice
-from typing import Final, TypeAlias
+from typing import Final, Protocol, TypeAlias
 
 from loom.limits import MAX_OPEN_MAPPINGS
 
@@ -48,26 +48,60 @@ class _Mappings:
 _mappings = _Mappings(MAX_OPEN_MAPPINGS)
 
 
+class Account(Protocol):
+    """Who counts the bytes of a stored file."""
+
+    def gone(self, file: "StoredFile") -> bool:
+        """Called once, in any thread, when the last reference goes; True: it removes the file, which must be owned."""
+
+
 class StoredFile:
     """Payload in a file of a store directory; the file goes with the last reference to this object.
 
-    A file that does not have `size` bytes (any more) raises OSError when it is mapped.
+    A file that does not have `size` bytes (any more) raises OSError when it is mapped. Its content may be moved to
+    another place at any time, so whoever wants `path` for anything but a name asks `open` or `link`.
     """
 
-    __slots__ = ("__weakref__", "_owned", "path", "size")
+    __slots__ = ("__weakref__", "account", "owned", "path", "size", "users")
 
     def __init__(self, path: str, size: int) -> None:
         self.path = path
         self.size = size
-        self._owned = True
+        self.account: Account | None = None
+        self.users = 0
+        """Programs that have this very file under a name of theirs: while there are any it is not moved."""
+        self.owned = True
 
     def keep(self) -> None:
         """Leave the file where it is when this object goes."""
-        self._owned = False
+        self.owned = False
 
     def open(self) -> int:
         """A new read-only descriptor; the caller closes it."""
-        return os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        while True:
+            path = self.path
+            try:
+                return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            except FileNotFoundError:
+                if path == self.path:  # else it has just been moved
+                    raise
+
+    def link(self, target: bytes) -> None:
+        """Give the file another name. OSError where the file systems do not allow it."""
+        while True:
+            path = self.path
+            try:
+                os.link(path, target)
+                return
+            except FileNotFoundError:
+                if path == self.path:
+                    raise
+
+    def move_to(self, path: str) -> str:
+        """The same bytes are in another file now; returns the path of the old one, which is the caller's to remove."""
+        old, self.path = self.path, path
+        _mappings.forget(self)
+        return old
 
     def map(self) -> memoryview:
         """The whole file, read-only."""
@@ -76,7 +110,8 @@ class StoredFile:
     def __del__(self) -> None:
         try:
             _mappings.forget(self)
-            if self._owned:
+            removed = self.account is not None and self.account.gone(self)
+            if self.owned and not removed:
                 os.unlink(self.path)
         except (OSError, TypeError, AttributeError):
             pass  # gone already, or the interpreter is: its modules are torn down

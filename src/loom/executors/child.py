@@ -1,6 +1,5 @@
 """The executor process: runs the tasks of its queue, one after the other, until its worker is gone."""
 
-import ctypes
 import io
 import os
 import signal
@@ -18,6 +17,8 @@ from loom.executors.outputs import OutputFiles, make_result
 from loom.executors.parcels import ParcelReceiver
 from loom.executors.reporter import Reporter
 from loom.executors.ring import ResultRing
+from loom.executors.started import QUICKEST_START_NS, StartedProcesses
+from loom.executors.trees import adopt_orphans, end_with_parent, set_oom_score, task_oom_score
 from loom.limits import MAX_ERROR_CHARS
 from loom.messages import (
     ErrorResult,
@@ -34,8 +35,6 @@ from loom.tasktypes.plan import encode_redirect
 from loom.tasktypes.registry import TASK_TYPES
 from loom.tasktypes.task import Task
 
-_PR_SET_PDEATHSIG: Final = 1
-
 _decode_batch: Final = Decoder(ExecutorBatch).decode
 
 
@@ -43,15 +42,16 @@ class Executor:
     """Claims messages, runs their tasks, reports each at once."""
 
     def __init__(
-        self, tasks: socket.socket, ring: ResultRing, reporter: Reporter, file_prefix: str, not_loaded: str
+        self, tasks: socket.socket, ring: ResultRing, reporter: Reporter, outputs: OutputFiles, not_loaded: str
     ) -> None:
         self._receiver = ParcelReceiver(tasks)
         self._ring = ring
         self._reporter = reporter
-        self._outputs = OutputFiles(file_prefix)
+        self._outputs = outputs
         self._kept = KeptObjects()
         self._context = RunContext(0, self._log, self._outputs.new_output, {}, ())
         self._not_loaded = not_loaded
+        self._started = StartedProcesses()
         self._is_fork = False
         os.register_at_fork(after_in_child=self._on_fork)
 
@@ -61,22 +61,26 @@ class Executor:
     def run(self) -> None:
         """Work until the worker's end of the queue is closed."""
         while (message := self._next_message()) is not None:
-            body, fds = message
-            files = [HandedFile(fd) for fd in fds]
-            for task in _decode_batch(body).tasks:
-                self._run_task(task, files)
+            self._run_batch(*message)
+            del message  # while it waits it keeps nobody's files open
+
+    def _run_batch(self, body: memoryview, fds: list[int]) -> None:
+        files = [HandedFile(fd) for fd in fds]
+        for task in _decode_batch(body).tasks:
+            self._run_task(task, files)
 
     def _next_message(self) -> tuple[memoryview, list[int]] | None:
         try:
             return self._receiver.receive(socket.MSG_DONTWAIT)
         except BlockingIOError:
             self._reporter.wake()
+            self._started.end()
             return self._receiver.receive()
 
     def _run_task(self, task: ExecutorTask, files: list[HandedFile]) -> None:
         serial = task.serial
-        self._ring.mark_started(serial)
         begun_ns = perf_counter_ns()
+        self._ring.mark_started(serial, begun_ns)
         result: ExecutorResult
         kept_file = ""
         try:
@@ -92,11 +96,14 @@ class Executor:
         except MissingInputs as missing:
             result = InputsMissing(serial, missing.objects)
         except TaskError as error:
-            result = _failed(serial, begun_ns, str(error) or "failed without a message")
-        except BaseException:  # sys.exit, MemoryError, ... in a user's function are the end of that task only
-            result = _failed(serial, begun_ns, traceback.format_exc())
+            text = str(error) or "failed without a message"
+            result = _failed(serial, begun_ns, self._outputs.with_space(error, text))
+        except BaseException as error:  # sys.exit, MemoryError, ... in a user's function are the end of that task only
+            result = _failed(serial, begun_ns, self._outputs.with_space(error, traceback.format_exc()))
         if self._is_fork:  # the function forked, and the copy came back from it
             os._exit(0)
+        if perf_counter_ns() - begun_ns > QUICKEST_START_NS:
+            self._started.end()
         self._outputs.close(kept_file)
         self._reporter.publish(result)
 
@@ -106,6 +113,7 @@ class Executor:
             raise TaskError(f"Unknown task type {task.symbol!r}" + self._not_loaded)
         context = self._context
         context.task_id = task.number
+        context.attempt = task.attempt
         context.input_ids = (task.function,)
         made: DataObject | Task = task_type.run(context, task.config, build_inputs(task, files, self._kept))
         return made
@@ -121,13 +129,6 @@ def _failed(serial: int, begun_ns: int, text: str) -> ErrorResult:
 def _sendable(text: str) -> str:
     """Valid and bounded text; of a long one the end, where a traceback says what happened."""
     return text[-MAX_ERROR_CHARS:].encode("utf-8", "backslashreplace").decode("utf-8")
-
-
-def _die_with(parent: int) -> None:
-    """Have the kernel kill this process when its worker ends, however it ends."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:
-        os._exit(1)
 
 
 def _load_plugins(options: list[str]) -> str:
@@ -146,20 +147,24 @@ def _load_plugins(options: list[str]) -> str:
 
 
 def main() -> None:
-    """Run an executor: file prefix, worker's pid, the inherited descriptors, options for plugins: see `processes`."""
-    file_prefix = sys.argv[1]
-    parent, tasks_fd, results_fd, ring_fd, wake = map(int, sys.argv[2:7])
+    """Run an executor: file prefixes, worker's pid, the inherited descriptors, options for plugins: see `processes`."""
+    prefix, spare_prefix = sys.argv[1:3]
+    parent, tasks_fd, results_fd, ring_fd, wake = map(int, sys.argv[3:8])
     for fd in (tasks_fd, results_fd, ring_fd, wake):
         os.set_inheritable(fd, False)
-    _die_with(parent)
+    if not end_with_parent(parent, signal.SIGKILL):
+        os._exit(1)
+    adopt_orphans()
+    set_oom_score(os.getpid(), task_oom_score())
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)  # what a function prints is seen when it prints it
     ring = ResultRing(ring_fd)
     os.close(ring_fd)
     reporter = Reporter(ring, wake, socket.socket(fileno=results_fd))
-    not_loaded = _load_plugins(sys.argv[7:])
-    Executor(socket.socket(fileno=tasks_fd), ring, reporter, file_prefix, not_loaded).run()
+    not_loaded = _load_plugins(sys.argv[8:])
+    outputs = OutputFiles(prefix, spare_prefix, lambda: ring.crowded)
+    Executor(socket.socket(fileno=tasks_fd), ring, reporter, outputs, not_loaded).run()
     sys.stdout.flush()
     os._exit(0)  # threads that functions left behind do not hold it up
 

@@ -20,8 +20,8 @@ def reap(pid: int) -> int:
 
 
 def end_text(exit_code: int) -> str:
-    """`killed by signal 9 (SIGKILL)` or `exited with status 3`, from what `reap` returned."""
-    return f"killed by {signal_text(-exit_code)}" if exit_code < 0 else f"exited with status {exit_code}"
+    """`was killed by signal 9 (SIGKILL)` or `exited with status 3`, from what `reap` returned."""
+    return f"was killed by {signal_text(-exit_code)}" if exit_code < 0 else f"exited with status {exit_code}"
 
 
 def kill_group(leader: int) -> None:

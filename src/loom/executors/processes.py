@@ -16,10 +16,12 @@ from typing import Final
 from msgspec.msgpack import Decoder
 
 from loom.executors.batches import cut_batch
-from loom.executors.deaths import end_text, kill_group, reap
+from loom.executors.deaths import end_text, reap
 from loom.executors.environment import Variables
+from loom.executors.orphans import MARK, Orphans
 from loom.executors.parcels import ParcelReceiver, send_parcel
 from loom.executors.ring import ResultRing, create_ring_memory
+from loom.executors.trees import kill_tree
 from loom.limits import MIB
 from loom.messages import ExecutorBatch, ExecutorLog, ExecutorResult, ExecutorTask, FromExecutor, LargeResult
 
@@ -41,7 +43,7 @@ _decode_batch: Final = Decoder(ExecutorBatch).decode
 class _Process:
     """One living process and everything that is shared with it."""
 
-    def __init__(self, file_prefix: str, variables: Variables, options: Sequence[str]) -> None:
+    def __init__(self, file_prefixes: Sequence[str], variables: Variables, options: Sequence[str]) -> None:
         self.tasks, self.claimable = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.results, results_child = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.tasks.setblocking(False)
@@ -52,7 +54,7 @@ class _Process:
         self.ring = ResultRing(ring_fd)
         inherited = [self.claimable.fileno(), results_child.fileno(), ring_fd, self.wake]
         try:
-            self.pid = _spawn_executor(file_prefix, inherited, variables, options)
+            self.pid = _spawn_executor(file_prefixes, inherited, variables, options)
         except OSError:
             self._close()
             raise
@@ -64,8 +66,8 @@ class _Process:
         self.parcels = ParcelReceiver(self.results)
 
     def end(self) -> int:
-        """Kill it and its group, collect it, close what was shared; returns what `reap` says."""
-        kill_group(self.pid)
+        """Kill it and all that is below it, collect it, close what was shared; returns what `reap` says."""
+        kill_tree(self.pid)
         exit_code = reap(self.pid)
         os.close(self.pidfd)
         self._close()
@@ -79,9 +81,11 @@ class _Process:
         self.ring.close()
 
 
-def _spawn_executor(file_prefix: str, inherited: list[int], variables: Variables, options: Sequence[str]) -> int:
+def _spawn_executor(
+    file_prefixes: Sequence[str], inherited: list[int], variables: Variables, options: Sequence[str]
+) -> int:
     """Start the program; stdout goes to stderr, so that what a function prints is seen in the worker's log."""
-    arguments = [sys.executable, "-m", "loom.executors.child", file_prefix, str(os.getpid())]
+    arguments = [sys.executable, "-m", "loom.executors.child", *file_prefixes, str(os.getpid())]
     for fd in inherited:
         os.set_inheritable(fd, True)
     try:
@@ -104,9 +108,11 @@ class ExecutorProcess:
     """An executor process, one life after the other.
 
     `on_results(index, results)` may be called from `poll` and from the loop. `on_lost(index, running, unfinished,
-    story)`: the process died by itself or by `kill`; `running` is the serial of the task that was running, if any,
-    `unfinished` those of the other tasks given to it that have no result, in the order given. `options` say which
-    plugins it loads, as `plugins.chosen` writes them.
+    story)`: the process died by itself or by `kill`, and nothing that it started is left (`orphans` sees to that);
+    `running` is the serial of the task that was running, if any, or that it was killed for, `unfinished` those of the
+    other tasks given to it that have no result, in the order given. `options` say which plugins it loads, as
+    `plugins.chosen` writes them. Large results are files of `store_dir`, which the store owns; of `spare_dir` where
+    the first has no room.
     """
 
     def __init__(
@@ -114,16 +120,20 @@ class ExecutorProcess:
         index: int,
         store_dir: str,
         loop: asyncio.AbstractEventLoop,
+        orphans: Orphans,
         on_results: OnResults,
         on_lost: OnLost,
         options: Sequence[str] = (),
+        spare_dir: str = "",
     ) -> None:
         self._index = index
-        self._store_dir = store_dir
+        self._store_dirs = (store_dir, spare_dir)
+        self._crowded = False
         self._lives = 0
         self._variables: Variables = ()
         self._options = options
         self._loop = loop
+        self._orphans = orphans
         self._on_results = on_results
         self._on_lost = on_lost
         self._process: _Process | None = None
@@ -132,6 +142,8 @@ class ExecutorProcess:
         self._timer: asyncio.TimerHandle | None = None
         self._pause_s = POLL_S
         self._files_delivered = 0  # of this life: output files are numbered from 1
+        self._killed_for: tuple[int | None, str] | None = None  # serial and why, of this life
+        self._loss: Callable[[], None] | None = None  # to be reported once nothing is left of this life
 
     @property
     def pid(self) -> int | None:
@@ -145,7 +157,13 @@ class ExecutorProcess:
             self._variables = variables
         self._lives += 1
         self._files_delivered = 0
-        self._process = process = _Process(self._file_prefix(), self._variables, self._options)
+        self._killed_for = None
+        self._loss = None
+        mark = self._orphans.new_mark()
+        marked = (*self._variables, (MARK, mark))
+        self._process = process = _Process(self._file_prefixes(), marked, self._options)
+        process.ring.crowded = self._crowded
+        self._orphans.began(process.pid, mark, is_program=False)
         self._loop.add_reader(process.wake, self._on_wake)
         self._loop.add_reader(process.results, self._on_parcel)
         self._loop.add_reader(process.pidfd, self._on_end)
@@ -202,10 +220,25 @@ class ExecutorProcess:
         except BlockingIOError:
             return self._backlog.popleft() if self._backlog else None
 
-    def kill(self) -> None:
-        """End the process now; `on_lost` follows from the loop."""
+    def started_at(self, serial: int) -> float | None:
+        """Monotonic time at which the process began the task; None where it has not, or began another after it."""
+        return self._process.ring.started_at(serial) if self._process is not None else None
+
+    def set_crowded(self, crowded: bool) -> None:
+        """Whether large results are to go to the spare directory."""
+        self._crowded = crowded
         if self._process is not None:
-            kill_group(self._process.pid)
+            self._process.ring.crowded = crowded
+
+    def kill(self, serial: int | None = None, why: str = "") -> None:
+        """End the process now, with all that is below it; `on_lost` follows from the loop, with `why` as its story.
+
+        `serial` is the task that is the reason: if it has no result it counts as the one that was running.
+        """
+        if self._process is not None:
+            if why:
+                self._killed_for = serial, why
+            kill_tree(self._process.pid)
 
     def restart(self, variables: Variables) -> None:
         """End the process, which has nothing to do, and start it with these variables; `on_lost` does not follow.
@@ -221,6 +254,7 @@ class ExecutorProcess:
 
     def stop(self) -> None:
         """End the process for good: nothing is reported any more."""
+        self._loss = None
         if self._process is not None:
             self._forget_process()
 
@@ -276,13 +310,16 @@ class ExecutorProcess:
         self._on_parcel()
         if self._process is None:  # stopped by whoever got those results
             return
-        started = self._process.ring.started
-        running = started if started in self._outstanding else None
+        running: int | None = self._process.ring.started
+        if self._killed_for is not None:  # what it runs by now, if that is another one, is to run elsewhere
+            running = self._killed_for[0]
+        running = running if running in self._outstanding else None
         unfinished = [serial for serial in self._outstanding if serial != running]
-        exit_code = self._forget_process()
-        self._on_lost(self._index, running, unfinished, end_text(exit_code))
+        why = self._killed_for[1] if self._killed_for is not None else ""
+        self._forget_process(lambda end: self._on_lost(self._index, running, unfinished, why or end))
 
-    def _forget_process(self) -> int:
+    def _forget_process(self, report: Callable[[str], None] | None = None) -> None:
+        """End what is left of this life; `report` then hears how the process ended, unless `stop` comes first."""
         process, self._process = self._process, None
         assert process is not None
         for fd in (process.wake, process.results, process.pidfd):
@@ -293,19 +330,26 @@ class ExecutorProcess:
         while self._backlog:
             _close_all(self._backlog.popleft()[1])
         self._outstanding.clear()
-        exit_code = process.end()
+        end = f"the function's process {end_text(process.end())}"
         self._remove_undelivered_files()
-        return exit_code
+        loss = self._loss = None if report is None else lambda: report(end)
 
-    def _file_prefix(self) -> str:
-        return f"{self._store_dir}/x{self._index}-{self._lives}-"
+        def gone() -> None:
+            if loss is not None and self._loss is loss:
+                loss()
+
+        self._orphans.ended(process.pid, gone)
+
+    def _file_prefixes(self) -> list[str]:
+        """In the store directory, and where there is another, in that."""
+        return [directory and f"{directory}/x{self._index}-{self._lives}-" for directory in self._store_dirs]
 
     def _remove_undelivered_files(self) -> None:
         """What the process had written for results that it did not live to publish."""
-        prefix = os.path.basename(self._file_prefix())
-        for name in os.listdir(self._store_dir):
-            if name.startswith(prefix) and _file_number(name) > self._files_delivered:
-                os.unlink(f"{self._store_dir}/{name}")
+        for directory, prefix in map(os.path.split, filter(None, self._file_prefixes())):
+            for name in os.listdir(directory):
+                if name.startswith(prefix) and _file_number(name) > self._files_delivered:
+                    os.unlink(f"{directory}/{name}")
 
 
 def _file_number(path: str) -> int:

@@ -9,14 +9,18 @@ import logging
 import os
 import signal
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from time import perf_counter_ns
-from typing import Final, NamedTuple, TypeAlias
+from typing import Final, TypeAlias
 
 from loom.data.array import Array
 from loom.data.base import DataObject, DObject
+from loom.data.space import has_room, is_full, space_text
 from loom.executors.deaths import kill_group, reap, signal_text
 from loom.executors.environment import Variables, pin_program
+from loom.executors.orphans import MARK, Orphans
 from loom.executors.rundir import BadOutput, RunDirectory
+from loom.executors.trees import kill_tree, set_oom_score, task_oom_score
 from loom.limits import STDERR_TAIL_BYTES
 from loom.tasktypes.base import TaskError
 from loom.tasktypes.run import STDERR_FILE, STDOUT_FILE, RunConfig, is_variable, parse_run_config
@@ -32,14 +36,16 @@ _FILE_ACTIONS: Final[list[_FileAction]] = [
     (os.POSIX_SPAWN_OPEN, 1, STDOUT_FILE, _CAPTURE, 0o600),
     (os.POSIX_SPAWN_OPEN, 2, STDERR_FILE, _CAPTURE, 0o600),
 ]
+_MARK: Final = MARK.encode()
 _MAX_ENVIRONMENTS: Final = 256  # kept: one for each number of cores and set of gpus
 _NO_STDIN: Final = (os.POSIX_SPAWN_OPEN, 0, b"/dev/null", os.O_RDONLY, 0)
 
 _log = logging.getLogger(__name__)
 
 
-class _Run(NamedTuple):
-    """A program that runs."""
+@dataclass(slots=True, eq=False)
+class _Run:
+    """A program that runs, or has ended and something that it started has not."""
 
     task: int
     config: RunConfig
@@ -48,22 +54,35 @@ class _Run(NamedTuple):
     pidfd: int
     begun_ns: int
     done: Done
+    ended: bool = False
+    why: str = ""  # it was stopped
 
 
 class ProgramRunner:
     """Runs programs below `base_dir`, an absolute path on the file system of the store.
 
-    `on_changed(task, position)`: the program changed an input that it had been given as a link, so the object is no
-    longer what it was. The task has failed, or fails right after this call.
+    Where that has no room they run below `spare_dir`, if it is given. What a program leaves running is killed when it
+    ends; `orphans` finds it. `on_changed(task, position)`: the program changed an input that it had been given as a
+    link, so the object is no longer what it was. The task has failed, or fails right after this call.
     """
 
-    def __init__(self, base_dir: str, loop: asyncio.AbstractEventLoop, on_changed: OnChanged | None = None) -> None:
+    def __init__(
+        self,
+        base_dir: str,
+        loop: asyncio.AbstractEventLoop,
+        orphans: Orphans,
+        on_changed: OnChanged | None = None,
+        spare_dir: str = "",
+    ) -> None:
         self._base_dir = base_dir
+        self._spare_dir = spare_dir or base_dir
         self._loop = loop
+        self._orphans = orphans
         self._on_changed = on_changed
         self._environments: dict[Variables, dict[bytes, bytes]] = {(): dict(os.environb)}
-        self._runs: dict[int, _Run] = {}  # by task
-        self._stopping: dict[int, _Run] = {}  # by pid
+        self._oom_score = task_oom_score()
+        self._by_task: dict[int, _Run] = {}  # those that were not stopped
+        self._runs: set[_Run] = set()  # of which something is left
         self._count = 0
 
     def start(
@@ -75,34 +94,53 @@ class ProgramRunner:
         variables: Variables = (),
         cores: tuple[int, ...] = (),
     ) -> None:
-        """Start a program; `done(task, result or None, error, duration_us)` says how it ended.
+        """Start a program; `done(task, result or None, error, duration_us)` says how it ended, once all of it has.
 
         It has `variables` beyond this process's own, and is pinned to `cores` if there are any. `done` may be called
         before this returns, where the program cannot be started.
         """
-        assert task not in self._runs
+        assert task not in self._by_task
         try:
-            self._runs[task] = run = self._launch(task, config, inputs, done, self._environment(variables))
-        except (TaskError, OSError) as error:
-            done(task, None, _start_error(error), 0)
+            run = self._launch(task, config, inputs, done, self._environment(variables))
+        except TaskError as error:
+            done(task, None, str(error), 0)
             return
+        self._by_task[task] = run
+        self._runs.add(run)
+        set_oom_score(run.pid, self._oom_score)
         if cores:
             pin_program(run.pid, cores)
         self._loop.add_reader(run.pidfd, self._on_exit, run)
 
-    def stop(self, task: int) -> None:
-        """Kill the task's program; `done` is not called any more. Nothing happens if it does not run."""
-        run = self._runs.pop(task, None)
+    def pid_of(self, task: int) -> int | None:
+        """Of the task's program; None where it does not run."""
+        run = self._by_task.get(task)
+        return run.pid if run is not None else None
+
+    def stop(self, task: int, why: str) -> None:
+        """Kill the task's program and all that it started; `done` has `why` as its error. Nothing if it does not run.
+
+        The task may be started again at once.
+        """
+        run = self._by_task.pop(task, None)
         if run is not None:
-            kill_group(run.pid)
-            self._stopping[run.pid] = run  # its end is waited for by the loop
+            run.why = why
+            if not run.ended:
+                kill_tree(run.pid)
 
     def close(self) -> None:
-        """Stop every program, and wait until all are gone."""
-        for task in list(self._runs):
-            self.stop(task)
-        for run in list(self._stopping.values()):
-            self._on_exit(run)
+        """Stop every program, and wait until all are gone; `done` is not called any more."""
+        runs, self._runs = self._runs, set()
+        self._by_task.clear()
+        living = [run for run in runs if not run.ended]
+        for run in living:
+            kill_tree(run.pid)
+        for run in living:
+            self._collect(run)
+            self._orphans.ended(run.pid, _nothing)
+        self._orphans.end_all()
+        for run in runs:
+            self._remove(run.directory)
 
     def _environment(self, variables: Variables) -> dict[bytes, bytes]:
         environment = self._environments.get(variables)
@@ -123,14 +161,25 @@ class ProgramRunner:
     ) -> _Run:
         config = parse_run_config(config_bytes, len(inputs))
         self._count += 1
-        directory = RunDirectory(self._base_dir, self._count)
+        base_dir = self._base_dir if has_room(self._base_dir) else self._spare_dir
+        try:
+            directory = RunDirectory(base_dir, self._count)
+        except OSError as error:
+            raise TaskError(_start_error(error, base_dir)) from None
         try:
             begun_ns = perf_counter_ns()
+            mark = self._orphans.new_mark()
+            environment[_MARK] = os.fsencode(mark)
             pid = self._spawn(config, directory, inputs, environment)
             pidfd = _watch_end(pid)
+        except OSError as error:
+            text = _start_error(error, base_dir)  # before others have the room that its inputs took
+            self._remove(directory)
+            raise TaskError(text) from None
         except BaseException:
             self._remove(directory)
             raise
+        self._orphans.began(pid, mark, is_program=True)
         return _Run(task, config, directory, pid, pidfd, begun_ns, done)
 
     def _spawn(
@@ -165,26 +214,38 @@ class ProgramRunner:
 
     def _on_exit(self, run: _Run) -> None:
         duration_us = (perf_counter_ns() - run.begun_ns) // 1000
+        exit_code = self._collect(run)
+
+        def gone() -> None:
+            if run in self._runs:  # we are not closed
+                self._on_gone(run, exit_code, duration_us)
+
+        self._orphans.ended(run.pid, gone)
+
+    def _collect(self, run: _Run) -> int:
         self._loop.remove_reader(run.pidfd)
         os.close(run.pidfd)
         kill_group(run.pid)  # before the program is collected: until then nobody else can have its group's number
-        exit_code = reap(run.pid)
+        run.ended = True
+        return reap(run.pid)
+
+    def _on_gone(self, run: _Run, exit_code: int, duration_us: int) -> None:
+        """Nothing of it runs any more, so what it has left stays as it is."""
+        self._runs.remove(run)
+        if not run.why:
+            del self._by_task[run.task]
         changed = run.directory.changed_inputs()
         if self._on_changed is not None:
             for position in changed:
                 self._on_changed(run.task, position)
-        stopped = self._stopping.pop(run.pid, None) is not None
-        if stopped:
-            self._remove(run.directory)
-            return
-        del self._runs[run.task]
         value: DataObject | None = None
-        error = ""
-        try:
-            _check_end(run, exit_code, changed)
-            value = _take_outputs(run)
-        except (TaskError, BadOutput, OSError) as failure:
-            error = str(failure)
+        error = run.why
+        if not error:
+            try:
+                _check_end(run, exit_code, changed)
+                value = _take_outputs(run)
+            except (TaskError, BadOutput, OSError) as failure:
+                error = run.directory.error_text(failure)
         self._remove(run.directory)
         run.done(run.task, value, error, duration_us)
 
@@ -193,6 +254,10 @@ class ProgramRunner:
             directory.remove()
         except OSError as error:
             _log.warning("Directory %s of a program cannot be removed: %s", os.fsdecode(directory.path), error)
+
+
+def _nothing() -> None:
+    """There is nobody left to tell."""
 
 
 def _spawn_in(
@@ -245,8 +310,8 @@ def _shown(name: bytes | None) -> str:
     return "stdin" if name is None else repr(os.fsdecode(name))
 
 
-def _start_error(error: TaskError | OSError) -> str:
-    return str(error) if isinstance(error, TaskError) else f"The program could not be started: {error}"
+def _start_error(error: OSError, base_dir: str) -> str:
+    return f"The program could not be started: {space_text(base_dir) if is_full(error) else error}"
 
 
 def _spawn_error(program: str, error: OSError) -> str:

@@ -19,10 +19,15 @@ _ALIGNMENT: Final = 16  # of records: the header of one never straddles the end 
 _RECORD: Final = Struct("=QII")  # sequence number, length, CRC-32 of the payload
 _TO_THE_START: Final = 0xFFFFFFFF  # a length that says: the next record is at the start of the ring
 
-# Words of the header page, on cache lines of their own: the first two are the writer's, the last is the reader's.
+# Words of the header page, on cache lines of their own: the last two are the reader's, the others the writer's.
 _STARTED: Final = 0
+_SINCE: Final = (
+    1  # when that was, in nanoseconds; the low bits are those of the serial, so that it is known whose it is
+)
+_SERIAL_MASK: Final = (1 << 20) - 1
 _TAIL: Final = 8
 _HEAD: Final = 16
+_CROWDED: Final = 24
 
 
 def create_ring_memory() -> int:
@@ -41,14 +46,29 @@ class ResultRing:
         self._position = 0
         self._sequence = 1
 
-    def mark_started(self, serial: int) -> None:
-        """Say that this task is running now."""
+    def mark_started(self, serial: int, now_ns: int) -> None:
+        """Say that this task is running now, by the monotonic clock."""
         self._words[_STARTED] = serial
+        self._words[_SINCE] = now_ns & ~_SERIAL_MASK | serial & _SERIAL_MASK
 
     @property
     def started(self) -> int:
         """Serial of the task that was started last."""
         return self._words[_STARTED]
+
+    def started_at(self, serial: int) -> float | None:
+        """When this task was started, in seconds to about a millisecond; None while another is the last."""
+        since = self._words[_SINCE]
+        return since / 1e9 if since and (since ^ serial) & _SERIAL_MASK == 0 else None
+
+    @property
+    def crowded(self) -> bool:
+        """Whether the reader wants large results on disk rather than in memory."""
+        return bool(self._words[_CROWDED])
+
+    @crowded.setter
+    def crowded(self, value: bool) -> None:
+        self._words[_CROWDED] = value
 
     def publish(self, payload: bytes) -> bool:
         """Append a record; False where it does not fit (now, or ever when above MAX_RECORD_BYTES)."""

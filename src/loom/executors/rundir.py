@@ -14,6 +14,7 @@ from loom.data.base import DObject
 from loom.data.buffers import FileSegment, StoredFile, write_segments
 from loom.data.file import FileObject
 from loom.data.plain import Plain
+from loom.data.space import has_room, is_full, space_text
 from loom.limits import SMALL_OBJECT_BYTES
 from loom.tasktypes.run import STDERR_FILE, STDOUT_FILE
 
@@ -31,7 +32,7 @@ class BadOutput(Exception):
 
 class _LinkedInput(NamedTuple):
     position: int
-    path: str
+    file: StoredFile
     size: int
     mtime_ns: int
 
@@ -41,6 +42,7 @@ class RunDirectory:
 
     def __init__(self, base_dir: str, number: int) -> None:
         self.path = os.fsencode(f"{base_dir}/r{number}")
+        self._base_dir = base_dir
         self._output_prefix = f"{base_dir}/p{number}-"
         self._outputs = 0
         self._linked: list[_LinkedInput] = []
@@ -54,7 +56,7 @@ class RunDirectory:
         stored = _whole_file(value)
         if isinstance(value, FileObject):
             os.symlink(value.path, path)
-        elif stored is None or not _link(stored.path, path):
+        elif stored is None or not _link(stored, path):
             self._write(path, value)
             return
         if stored is not None:
@@ -73,8 +75,10 @@ class RunDirectory:
         return fd
 
     def _watch(self, position: int, stored: StoredFile) -> None:
+        """The program has this very file, which stays where it is until the directory is removed."""
         found = os.stat(stored.path)
-        self._linked.append(_LinkedInput(position, stored.path, found.st_size, found.st_mtime_ns))
+        stored.users += 1
+        self._linked.append(_LinkedInput(position, stored, found.st_size, found.st_mtime_ns))
 
     def _inside(self, name: bytes) -> bytes:
         return b"%b/%b" % (self.path, name)
@@ -124,6 +128,11 @@ class RunDirectory:
         finally:
             os.close(fd)
 
+    def error_text(self, error: Exception) -> str:
+        """The text of an error, and what the file system of the directory has where it is full."""
+        is_reason = is_full(error) or not has_room(self._base_dir)
+        return f"{error}\n{space_text(self._base_dir)}" if is_reason else str(error)
+
     def _open_left(self, name: bytes) -> int:
         """Open what the program left, passing no link on the way."""
         *folders, last = name.split(b"/")
@@ -147,6 +156,8 @@ class RunDirectory:
 
     def remove(self) -> None:
         """Remove the directory, whatever is in it (OSError where the system does not let it go)."""
+        while self._linked:
+            self._linked.pop().file.users -= 1
         try:  # most programs leave nothing else, and this is cheaper than to look
             os.unlink(self._inside(STDOUT_FILE))
             os.unlink(self._inside(STDERR_FILE))
@@ -161,7 +172,7 @@ class RunDirectory:
 
 def _is_unchanged(linked: _LinkedInput) -> bool:
     try:
-        found = os.stat(linked.path)
+        found = os.stat(linked.file.path)
     except OSError:
         return False
     return (found.st_size, found.st_mtime_ns) == (linked.size, linked.mtime_ns)
@@ -180,10 +191,10 @@ def _shown(name: bytes) -> str:
     return repr(os.fsdecode(name))
 
 
-def _link(source: str, target: bytes) -> bool:
+def _link(source: StoredFile, target: bytes) -> bool:
     """Hard link; False where the file systems do not allow it."""
     try:
-        os.link(source, target)
+        source.link(target)
     except OSError as error:
         if error.errno in _NO_LINK:
             return False

@@ -5,10 +5,12 @@ What the messages mean is its handler's business. Whatever goes wrong on a link 
 
 import asyncio
 import logging
+import math
 import os
 import secrets
+import socket
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 from loom.errors import ConnectError, KeyRefused, ProtocolError, VersionMismatch
 from loom.limits import CONNECT_TIMEOUT_S, LINK_FLUSH_TIMEOUT_S, LINK_HIGH_WATER_BYTES, LINK_LOW_WATER_BYTES
@@ -21,13 +23,18 @@ from loom.wire.handshake import NONCE_BYTES, Connecting, Role
 
 _log = logging.getLogger(__name__)
 
+SIGNS_OF_LIFE: Final = 4
+"""How many of them an end of a link sends in the time in which it has to be heard."""
+
+_SIGN_OF_LIFE: Final = bytes(encode([]))
+
 
 class LinkHandler(Protocol):
     """Who is told what happens on links, on the loop's thread."""
 
     def on_messages(self, link: "Link", messages: list[Message]) -> None:
-        """One frame arrived. A ProtocolError raised here closes the link; any other exception is a fault of ours, is
-        logged as such and closes it too.
+        """One frame arrived, with one message at least. A ProtocolError raised here closes the link; any other
+        exception is a fault of ours, is logged as such and closes it too.
         """
 
     def on_closed(self, link: "Link", reason: str) -> None:
@@ -62,6 +69,10 @@ class Link(asyncio.BufferedProtocol):
         self._reader = FrameReader()
         self._reason: str | None = None
         self._flush_timer: asyncio.TimerHandle | None = None
+        self._life_timer: asyncio.TimerHandle | None = None
+        self._said = False  # something was sent since the last tick of that timer
+        self._heard_bytes = 0
+        self._quiet_ticks = 0
 
     def attach(self, decoder: Decoder, handler: LinkHandler) -> None:
         """Begin to deliver what arrives."""
@@ -73,12 +84,42 @@ class Link(asyncio.BufferedProtocol):
     def send(self, messages: Sequence[Message]) -> None:
         """Send the messages in one frame. On a closed link they are dropped: `on_closed` has told or will tell."""
         if not self.closed:
+            self._said = True
             self._transport.write(encode(messages))
 
     def write(self, frames: bytes | bytearray | memoryview) -> None:
         """Send what is framed already; a memoryview must not change until it is sent."""
         if not self.closed:
             self._transport.write(frames)
+
+    def keep_alive(self, say_every_s: float, silence_s: float) -> None:
+        """Send a sign of life where nothing else was sent for `say_every_s`; a peer that is silent for `silence_s` is
+        dead, and the link is aborted. Called again it changes the times. Not for links that carry bulk data.
+
+        What is counted is ticks of the loop without a byte: a process that was stopped itself finds one tick when it
+        wakes, and then what its peers have said meanwhile. So it may take up to `say_every_s` longer.
+        """
+        if self.closed:
+            return
+        if self._life_timer is not None:
+            self._life_timer.cancel()
+        else:  # from now on silence alone tells; a network may be away for as long as that
+            self._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 0)
+        self._quiet_ticks = 0
+        self._life_timer = asyncio.get_running_loop().call_later(say_every_s, self._tick, say_every_s, silence_s)
+
+    def _tick(self, say_every_s: float, silence_s: float) -> None:
+        self._quiet_ticks += 1
+        if self.received_bytes != self._heard_bytes:
+            self._heard_bytes = self.received_bytes
+            self._quiet_ticks = 0
+        elif self._quiet_ticks >= math.ceil(silence_s / say_every_s):
+            self.abort(f"nothing heard for {silence_s:g} s")
+            return
+        if not self._said and not self.full:
+            self._transport.write(_SIGN_OF_LIFE)
+        self._said = False
+        self._life_timer = asyncio.get_running_loop().call_later(say_every_s, self._tick, say_every_s, silence_s)
 
     def land(self, buffer: memoryview, landed: Callable[[], None]) -> None:
         """Let the bulk data that comes next fill `buffer` (not empty), then call `landed`; called in `on_messages`."""
@@ -90,6 +131,7 @@ class Link(asyncio.BufferedProtocol):
             return
         self.closed = True
         self._reason = reason
+        self._end_life()
         self._transport.close()
         self._flush_timer = asyncio.get_running_loop().call_later(LINK_FLUSH_TIMEOUT_S, self._transport.abort)
 
@@ -98,7 +140,12 @@ class Link(asyncio.BufferedProtocol):
         if not self.closed:
             self.closed = True
             self._reason = reason
+        self._end_life()
         self._transport.abort()
+
+    def _end_life(self) -> None:
+        if self._life_timer is not None:
+            self._life_timer.cancel()
 
     # -- called by the transport --------------------------------------------------------------------------------------
 
@@ -111,7 +158,9 @@ class Link(asyncio.BufferedProtocol):
         reader.received(nbytes)
         try:
             while not self.closed and (frame := reader.next_frame()) is not None:
-                self._handler.on_messages(self, self._decode(frame))
+                messages = self._decode(frame)
+                if messages:  # else a sign of life
+                    self._handler.on_messages(self, messages)
         except ProtocolError as error:
             reason = f"protocol error: {error}"
             _log.warning("closing the link to %s: %s", self.peer, reason)
@@ -127,6 +176,7 @@ class Link(asyncio.BufferedProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.closed = True
+        self._end_life()
         if self._flush_timer is not None:
             self._flush_timer.cancel()
         self._handler.on_closed(self, self._reason or (str(exc) if exc else "closed by the other end"))

@@ -13,6 +13,7 @@ from typing import Final
 
 from loom.core.events import (
     CloseLink,
+    DisksFull,
     Facts,
     LinkDown,
     LinkDrained,
@@ -27,8 +28,9 @@ from loom.core.events import (
 )
 from loom.core.server import ServerCore
 from loom.errors import LoomError
+from loom.limits import CLIENT_SILENCE_S, CRASH_LIMIT, LINEAGE_BYTES, LINK_SILENCE_S
 from loom.messages import ClientToServer, Message, SubmitChunk, TasksFinished, WorkerToServer
-from loom.net.link import Link, LinkHandler
+from loom.net.link import SIGNS_OF_LIFE, Link, LinkHandler
 from loom.net.listener import Listener, listen
 from loom.resources import describe
 from loom.server.tracing import ServerTrace
@@ -42,12 +44,28 @@ _LEAVE_S: Final = 2.0  # how long the last frames may take when the server stops
 
 
 class ServerShell:
-    """`run` serves until `stop`, a client's terminate, or cancellation."""
+    """`run` serves until `stop`, a client's terminate, or cancellation.
 
-    def __init__(self, key: bytes) -> None:
+    A worker that is silent for `silence_s` is lost. A task that ran on `crash_limit` workers when they died is not
+    tried again (0: always). Specs of finished tasks are kept up to `lineage_bytes`.
+    """
+
+    def __init__(
+        self,
+        key: bytes,
+        silence_s: float = LINK_SILENCE_S,
+        crash_limit: int = CRASH_LIMIT,
+        lineage_bytes: int = LINEAGE_BYTES,
+    ) -> None:
         self._key = key
-        # Without a journal nothing outlives the server, but late peers of an earlier one may still be there.
-        self._core = ServerCore(incarnation=int(time.time()) & 0xFFF_FFFF)
+        self._silence_s = silence_s
+        self._core = ServerCore(
+            # Without a journal nothing outlives the server, but late peers of an earlier one may still be there.
+            incarnation=int(time.time()) & 0xFFF_FFFF,
+            silence_s=silence_s,
+            crash_limit=crash_limit,
+            lineage_bytes=lineage_bytes,
+        )
         self._trace = ServerTrace(self._core.incarnation)
         self._links: dict[int, Link] = {}
         self._numbers: dict[Link, int] = {}
@@ -99,6 +117,10 @@ class ServerShell:
         number = next(self._link_numbers)
         self._links[number] = link
         self._numbers[link] = number
+        if role == "worker":
+            link.keep_alive(self._silence_s / SIGNS_OF_LIFE, self._silence_s)
+        else:
+            link.keep_alive(LINK_SILENCE_S / SIGNS_OF_LIFE, CLIENT_SILENCE_S)
         self._add(LinkUp(number, role))
         _log.info("%s connected", link.peer)
         return self._decoders[role], self
@@ -177,6 +199,8 @@ class ServerShell:
                         effect.session,
                         describe(effect.request),
                     )
+                case DisksFull():
+                    _log.warning("tasks wait until a worker has room on its disk again: all are full (see their logs)")
                 case Shutdown():
                     _log.info("stopping: a client asked for it")
                     self.stop()

@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Final
 
 from loom.core.check import check_client
-from loom.core.client import (
+from loom.core.client import ClientCore
+from loom.core.client_events import (
     AskStats,
-    ClientCore,
+    CancelFutures,
     ClientEffect,
     ClientEvent,
     Close,
@@ -32,8 +33,8 @@ from loom.core.client import (
     Undeliverable,
 )
 from loom.ids import SERVER_MADE, number_of, session_of, task_id
-from loom.limits import CLIENT_CREDIT_BYTES, SESSION_GRACE_S
-from loom.messages import FailedResult, Message, ReadyResult
+from loom.limits import CLIENT_CREDIT_BYTES, LINEAGE_BYTES, SESSION_GRACE_S
+from loom.messages import CANCELLED_TEXT, FailedResult, Message, ReadyResult
 from loom.sim.network import End
 from loom.sim.plans import Reckoning, cut_chunk
 from loom.sim.tasks import NO_ELEMENTS, UNKNOWN, SimObject, unpack
@@ -196,7 +197,7 @@ class SimClient:
 
     def _on_ready(self, result: ReadyResult) -> None:
         future = self.futures.get(result.number)
-        if future is None:
+        if future is None or future.error == CANCELLED_TEXT:
             return
         expected = self.reckoning.expected[result.number]
         assert expected.value is not None, f"{self} got result {result.number}, which must fail: {expected.errors}"
@@ -210,7 +211,7 @@ class SimClient:
 
     def _on_failed(self, failed: FailedResult) -> None:
         future = self.futures.get(failed.number)
-        if future is None:
+        if future is None or future.error == CANCELLED_TEXT:
             return
         assert not future.inlined, f"{self} has result {failed.number}, which failed later: {failed.error}"
         assert self._may_fail(failed), f"{self} was told that result {failed.number} failed: {failed}"
@@ -220,11 +221,20 @@ class SimClient:
 
     def _may_fail(self, failed: FailedResult) -> bool:
         expected = self.reckoning.expected[failed.number]
-        if failed.error in expected.errors or (NO_ELEMENTS in expected.errors and failed.error.startswith(NO_ELEMENTS)):
+        error = failed.error.partition("\n(the last of ")[0]
+        if self.world.ledger.killed and f"unless it is killed: {error}" in expected.errors:
             return True
+        if error in expected.errors or (NO_ELEMENTS in expected.errors and error.startswith(NO_ELEMENTS)):
+            return True
+        if error.startswith("its object was lost and cannot be made again"):
+            return self.world.lineage_bytes < LINEAGE_BYTES and self.reckoning.descends_from(failed.number, failed.task)
+        if " workers were lost while they had this task" in error:
+            assert self.session is not None
+            n_lost = self.world.ledger.n_lost_with.get(task_id(self.session, failed.task), 0)
+            return n_lost >= self.world.crash_limit > 0 and self.reckoning.descends_from(failed.number, failed.task)
         if failed.error.startswith("unknown") and UNKNOWN in expected.errors:
             return True
-        killed = self.world.ledger.killed.get(failed.error)
+        killed = self.world.ledger.killed.get(error)
         if killed is None or session_of(killed) != self.session:
             return False
         if number_of(killed) != failed.task and number_of(killed) < SERVER_MADE:
@@ -239,7 +249,7 @@ class SimClient:
     def _fetch(self, fetch: Fetch, number: int) -> None:
         assert self.session is not None
 
-        def came(found: SimObject | None) -> None:
+        def came(found: SimObject | None, _unreachable: bool) -> None:
             if self.over:
                 return
             if found is None or not self._reaches_workers:
@@ -286,7 +296,7 @@ class SimClient:
         self._submit()
         for _ in range(rng.choice((1, 3, 8))):
             yield rng.choice((0.0, 0.001, 0.05, 0.5))
-            match rng.choice(("submit", "release", "fetch", "wait", "ask")):
+            match rng.choice(("submit", "release", "fetch", "wait", "ask", "cancel")):
                 case "submit":
                     self._submit()
                 case "release":
@@ -295,6 +305,8 @@ class SimClient:
                     self._fetch_some(rng.random())
                 case "wait":
                     yield self._all_over
+                case "cancel":
+                    self._cancel_some(rng.random() ** 2)
                 case "ask":
                     self._stats_asked += 1
                     self._add(AskStats())
@@ -343,6 +355,15 @@ class SimClient:
         for whole in plan:
             for chunk in cut_chunk(whole, rows):
                 self._add(Submit(chunk))
+
+    def _cancel_some(self, share: float) -> None:
+        unfinished = [n for n, future in sorted(self.futures.items()) if not future.over]
+        numbers = [n for n in unfinished if self.world.rng.random() < share]
+        if numbers:
+            self._add(CancelFutures(numbers))
+            for number in numbers:
+                self.futures[number].error = CANCELLED_TEXT
+                self.reckoning.cancel(number)
 
     def _release(self, numbers: list[int]) -> None:
         for number in numbers:

@@ -21,17 +21,21 @@ class Lost(NamedTuple):
 
 
 class SimExecutor:
-    """`on_results` is given finished jobs; `on_lost` follows when the process dies."""
+    """`on_results` is given finished jobs; `on_lost` follows when the process dies. At `speed` 0.5 all takes twice as
+    long.
+    """
 
     def __init__(
         self,
         clock: Clock,
         rng: Random,
+        speed: float,
         on_results: Callable[[list[Job]], None],
         on_lost: Callable[[Lost], None],
     ) -> None:
         self._clock = clock
         self._rng = rng
+        self._speed = speed
         self._on_results = on_results
         self._on_lost = on_lost
         self._capacity = rng.choice((3, 20, 1000))
@@ -41,11 +45,17 @@ class SimExecutor:
         self._published: list[Job] = []
         self._running: Timer | None = None
         self._seen: Timer | None = None
+        self._began_at = 0.0
         self.alive = True
 
     @property
     def running(self) -> Task | None:
         return self._claimed[0][0] if self._claimed else None
+
+    @property
+    def ran_s(self) -> float:
+        """How long the running task has been running."""
+        return self._clock.now - self._began_at
 
     @property
     def is_idle(self) -> bool:
@@ -87,9 +97,10 @@ class SimExecutor:
             for _ in range(min(self._claims, len(self._queue))):
                 self._claimed.append(self._queue.popleft())
         if self._claimed:
+            self._began_at = self._clock.now
             task = self._claimed[0][0]
             spec = spec_of(task.kind.symbol, task.config)
-            self._running = self._clock.after(spec.duration_us / 1e6, lambda: self._finish(spec))
+            self._running = self._clock.after(spec.duration_us / 1e6 / self._speed, lambda: self._finish(spec))
 
     def _finish(self, spec: Spec) -> None:
         self._running = None

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 from loom.limits import SESSION_GRACE_S
 
 if TYPE_CHECKING:
+    from loom.sim.worker import SimWorker
     from loom.sim.world import World
 
 _LONG_S: Final = 2 * SESSION_GRACE_S
@@ -32,6 +33,10 @@ class Faults:
             self._stall_link,
             self._kill_executor,
             self._spoil_object,
+            self._freeze_worker,
+            self._part_workers,
+            self._drain_worker,
+            self._press_worker,
         )
         self._strikes = [strike for strike in strikes if world.rng.random() < 0.6] or [self._kill_worker]
         if world.rng.random() < 0.2:
@@ -74,7 +79,35 @@ class Faults:
     def _add_worker(self) -> None:
         world = self._world
         if sum(w.alive for w in world.workers) < 5:
-            world.add_worker(world.rng.randint(1, world.max_cpus))
+            lifetime_s = world.rng.choice((None, None, None, 1.0, 5.0))
+            world.add_worker(world.rng.randint(1, world.max_cpus), lifetime_s)
+
+    def _freeze_worker(self) -> None:
+        alive = self._alive()
+        if alive:
+            rng = self._world.rng
+            rng.choice(alive).freeze(rng.random() * 2, rng.choice((0.1, 1.0)))
+
+    def _part_workers(self) -> None:
+        alive = self._alive()
+        if len(alive) > 1:
+            one, other = self._world.rng.sample(alive, 2)
+            self._world.part(one.number, other.number, self._world.clock.now + self._world.rng.random() * 3)
+
+    def _drain_worker(self) -> None:
+        world = self._world
+        alive = self._alive()
+        if alive:
+            world.rng.choice(alive).drain(world.rng.random())
+            world.clock.after(world.rng.random() * 2, self._add_worker)
+
+    def _press_worker(self) -> None:
+        alive = self._alive()
+        if alive:
+            self._world.rng.choice(alive).press()
+
+    def _alive(self) -> list[SimWorker]:
+        return [worker for worker in self._world.workers if worker.alive and not worker.frozen]
 
     def _spoil_object(self) -> None:
         alive = [w for w in self._world.workers if w.alive]

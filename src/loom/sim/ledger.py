@@ -4,17 +4,25 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from loom.core.client import Undeliverable
+from loom.core import states
+from loom.core.client_events import (
+    Undeliverable,
+)
+from loom.core.cluster import Worker
 from loom.core.node import Node
 from loom.core.server import ServerCore
-from loom.ids import session_of
+from loom.ids import session_of, task_id
 
 if TYPE_CHECKING:
     from loom.sim.client import SimClient
     from loom.sim.worker import SimWorker
 
 _GOOD_REASONS: Final = frozenset(
-    {"the client closed its session", "its session was resumed on another link"},
+    {
+        "the client closed its session",
+        "its session was resumed on another link",
+        "its worker has come back on another link",
+    },
 )
 
 
@@ -28,6 +36,9 @@ class Ledger:
         self._core = core
         self._finish = core.graph.finish
         core.graph.finish = self._on_finish  # type: ignore[method-assign]
+        self.n_lost_with: dict[int, int] = {}  # by the client's name of a task
+        self._lose_worker = core._lose_worker
+        core._lose_worker = self._on_worker_lost  # type: ignore[method-assign]
 
     def _on_finish(self, node: Node, size_bytes: int, length: int, packed: bytes | None) -> None:
         run = node.id, node.attempt
@@ -35,6 +46,15 @@ class Ledger:
         self._accepted.add(run)
         self.n_accepted += 1
         self._finish(node, size_bytes, length, packed)
+
+    def _on_worker_lost(self, worker: Worker) -> None:
+        if not worker.leaving:
+            for session in self._core.graph.sessions.values():
+                for node in session.nodes():
+                    if node.worker is worker and node.state == states.ASSIGNED:
+                        known_as = task_id(session.id, node.users_number)
+                        self.n_lost_with[known_as] = self.n_lost_with.get(known_as, 0) + 1
+        self._lose_worker(worker)
 
     def on_close_link(self, reason: str) -> None:
         assert reason in _GOOD_REASONS, f"the server cuts a link: {reason}"

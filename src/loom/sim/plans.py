@@ -6,7 +6,7 @@ from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 
 from loom.core.columns import column
-from loom.messages import PlanChunk
+from loom.messages import CANCELLED_TEXT, PlanChunk
 from loom.sim.tasks import Expected, expect
 from loom.tasktypes.plan import EncodedPlan, Reference, Task, encode_plan
 
@@ -25,9 +25,11 @@ def cut_chunk(chunk: PlanChunk, rows: int) -> Iterator[PlanChunk]:
             chunk.symbols,
             chunk.labels,
             chunk.requests,
+            chunk.rules,
             chunk.symbol_of[2 * start : 2 * end],
             chunk.label_of[2 * start : 2 * end],
             chunk.request_of[2 * start : 2 * end],
+            chunk.rules_of[2 * start : 2 * end],
             chunk.flags[start:end],
             chunk.levels[4 * start : 4 * end],
             chunk.consumers[4 * start : 4 * end],
@@ -54,6 +56,7 @@ class Reckoning:
         self.expected: dict[int, Expected] = {}
         self._inputs: dict[int, list[int]] = {}
         self.checkpoints: dict[int, bytes] = {}
+        self._cancelled: set[int] = set()
 
     def encode(self, tasks: Sequence[Task]) -> EncodedPlan:
         plan = encode_plan(tasks, self.next_number, _number_of)
@@ -77,7 +80,17 @@ class Reckoning:
             checkpoint = checkpoints.get(row, b"")
             if checkpoint:
                 self.checkpoints[number] = checkpoint
-            self.expected[number] = expect(symbol, config, [self.expected[i] for i in own], checkpoint)
+            self.expected[number] = expect(symbol, config, [self._expected_of(i, chunk) for i in own], checkpoint)
+
+    def cancel(self, number: int) -> None:
+        """Whoever takes the result from now on fails."""
+        self._cancelled.add(number)
+
+    def _expected_of(self, number: int, chunk: PlanChunk) -> Expected:
+        expected = self.expected[number]
+        if number in self._cancelled and number < chunk.plan_first:
+            return Expected(None, expected.errors | {CANCELLED_TEXT})
+        return expected
 
     def descends_from(self, number: int, ancestor: int) -> bool:
         return ancestor in self._ancestors(number)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 class SimServer:
     def __init__(self, world: World) -> None:
         self.world = world
-        self.core = ServerCore(incarnation=1)
+        self.core = ServerCore(1, crash_limit=world.crash_limit, lineage_bytes=world.lineage_bytes)
         self.stopped = False
         self._ends: dict[int, End] = {}
         self._numbers: dict[End, int] = {}

@@ -22,6 +22,7 @@ OK: Final = "ok"
 FAIL: Final = "fail"
 CRASH: Final = "crash"
 REDIRECT: Final = "redirect"
+FLAKY: Final = "flaky"  # fails the first few times
 
 UNKNOWN: Final = "sim/unknown"
 _SERVER_MADE: Final = (SAME, GET, SLICE, ARRAY_MAKE)  # types of tasks that the server puts in a plan
@@ -36,6 +37,7 @@ NO_ELEMENTS: Final = f"{DGET}: the input has no elements"  # so it begins
 BAD_PATH: Final = b"/full/"  # a checkpoint below it cannot be written
 DISK_FULL: Final = "no space left on device"
 
+_SURELY_US: Final = 1_000_000  # what is so much above its time limit is ended; what is less may be done before
 _DIGEST_BYTES: Final = 16
 _SIZE_BYTES: Final = 8
 
@@ -67,7 +69,7 @@ class SubTask(Struct, array_like=True):
 
 
 class Spec(Struct, array_like=True):
-    """A task's config. `salt` is its own in the whole run."""
+    """A task's config. `salt` is its own in the whole run. `retries` and `limit_ms` are the task's rules."""
 
     salt: int
     outcome: str
@@ -75,6 +77,15 @@ class Spec(Struct, array_like=True):
     size_bytes: int
     plan: list[SubTask] = []
     length: int = 0
+    fails_first: int = 0
+    retries: int = 0
+    limit_ms: int = 0
+
+    def over_limit_us(self, symbol: str) -> int:
+        """By how much it takes longer than it may."""
+        if not self.limit_ms or PLACES.get(symbol) == "inline":
+            return 0
+        return max(0, self.duration_us - 1000 * self.limit_ms)
 
 
 class Failure(NamedTuple):
@@ -89,8 +100,8 @@ def spec_of(symbol: str, config: bytes) -> Spec:
     return Spec(0, OK, 1, 0) if symbol in _SERVER_MADE else msgpack.decode(config, type=Spec)
 
 
-def run(symbol: str, config: bytes, inputs: Sequence[SimObject]) -> SimObject | Failure | PlanChunk:
-    """What one run of a task comes to."""
+def run(symbol: str, config: bytes, inputs: Sequence[SimObject], n_run: int) -> SimObject | Failure | PlanChunk:
+    """What the n-th run of a task comes to, counted from 1."""
     if symbol == SAME:
         return inputs[0]
     if symbol == ARRAY_MAKE:
@@ -100,7 +111,7 @@ def run(symbol: str, config: bytes, inputs: Sequence[SimObject]) -> SimObject | 
     spec = spec_of(symbol, config)
     if spec.outcome == REDIRECT:
         return encode_redirect(_plan_of(spec))
-    if spec.outcome != OK:
+    if spec.outcome in (FAIL, CRASH) or (spec.outcome == FLAKY and n_run <= spec.fails_first):
         return Failure(error_of(spec))
     digest = blake2b(digest_size=_DIGEST_BYTES)
     digest.update(b"%d %d" % (spec.salt, len(inputs)))
@@ -123,6 +134,15 @@ def part_of(whole: SimObject, symbol: str, config: bytes) -> SimObject:
     return SimObject(digest, whole.size_bytes // (whole.length or 1), digest[0] % 3)
 
 
+def limit_text(limit_ms: int) -> str:
+    return f"time limit of {limit_ms / 1000:g} s exceeded"
+
+
+def unlikely(spec: Spec) -> str:
+    """Stands for the error of a task that is only run too seldom where it has also failed for another reason."""
+    return f"unless it is killed: {error_of(spec)}"
+
+
 def error_of(spec: Spec) -> str:
     return f"task {spec.salt} {'crashes' if spec.outcome == CRASH else 'fails'}"
 
@@ -131,8 +151,15 @@ def _plan_of(spec: Spec) -> Task:
     tasks: list[Task] = []
     for sub in spec.plan:
         inputs: list[Source] = [InputReference(-1 - i) if i < 0 else tasks[i] for i in sub.inputs]
-        tasks.append(Task(sub.symbol, tuple(inputs), sub.config, Request(sub.cpus) if sub.cpus else None))
+        task = Task(sub.symbol, tuple(inputs), sub.config, Request(sub.cpus) if sub.cpus else None)
+        set_rules(task, spec_of(sub.symbol, sub.config))
+        tasks.append(task)
     return tasks[-1]
+
+
+def set_rules(task: Task, spec: Spec) -> None:
+    task.retries = spec.retries
+    task.time_limit_s = spec.limit_ms / 1000 if spec.limit_ms else None
 
 
 class Expected(NamedTuple):
@@ -202,6 +229,12 @@ def _expect_one(symbol: str, config: bytes, inputs: Sequence[Expected]) -> Expec
     if not all(inputs):
         return Expected(None, errors)
     spec = spec_of(symbol, config)
+    if spec.over_limit_us(symbol):
+        errors |= {limit_text(spec.limit_ms)}
+        if spec.over_limit_us(symbol) > _SURELY_US:
+            return Expected(None, errors)
+    if spec.outcome == FLAKY:  # not all of its failures need have been heard of, and others may count too
+        errors |= {(error_of if spec.fails_first > spec.retries else unlikely)(spec)}
     if spec.outcome == REDIRECT:
         made: list[Expected] = []
         for sub in spec.plan:
@@ -209,7 +242,7 @@ def _expect_one(symbol: str, config: bytes, inputs: Sequence[Expected]) -> Expec
             made.append(expect(sub.symbol, sub.config, own))
         return made[-1]._replace(errors=made[-1].errors | errors)
     values = [given.value for given in inputs]
-    outcome = run(symbol, config, [value for value in values if value is not None])
+    outcome = run(symbol, config, [value for value in values if value is not None], spec.fails_first + 1)
     if isinstance(outcome, Failure):
         return Expected(None, errors | {outcome.error})
     assert isinstance(outcome, SimObject)

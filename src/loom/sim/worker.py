@@ -11,7 +11,9 @@ from loom.core.check import check_worker
 from loom.core.worker import WorkerCore
 from loom.core.worker_events import (
     CheckpointDone,
+    Condition,
     Done,
+    Drain,
     Drop,
     ExecutorLost,
     ExecutorReady,
@@ -29,8 +31,9 @@ from loom.core.worker_events import (
     SaveObject,
     ServerLost,
     Spoilt,
+    StillRunning,
     Stop,
-    StopProgram,
+    TakePiece,
     TasksDone,
     ToServer,
     WorkerEffect,
@@ -43,14 +46,15 @@ from loom.core.worker_tasks import (
     Run,
     RunOnExecutor,
     RunProgram,
+    StopProgram,
     Task,
 )
 from loom.limits import INLINE_RESULT_BYTES
-from loom.messages import RESULT, Message, PeerAddress, PlanChunk, RegisterWorker, RelayPiece
+from loom.messages import RESULT, Message, PeerAddress, PlanChunk, RegisterWorker, RelayPiece, WorkerAccepted
 from loom.sim.clock import Timer
 from loom.sim.executors import Job, Lost, SimExecutor
 from loom.sim.network import End
-from loom.sim.tasks import BAD_PATH, DISK_FULL, PLACES, Failure, SimObject, run, spec_of
+from loom.sim.tasks import BAD_PATH, DISK_FULL, PLACES, Failure, SimObject, run, spec_of, unpack
 
 if TYPE_CHECKING:
     from loom.sim.world import World
@@ -60,9 +64,14 @@ _MOST_STEPS: Final = 1000  # in one turn
 
 
 class SimWorker:
-    """`number` is the process, and the port where its objects are; every registration gives it another id."""
+    """`number` is the process, and the port where its objects are; every registration gives it another id.
 
-    def __init__(self, world: World, number: int, cpus: int) -> None:
+    It leaves after `lifetime_s`; its functions run at `speed`.
+    """
+
+    def __init__(
+        self, world: World, number: int, cpus: int, lifetime_s: float | None = None, speed: float = 1.0
+    ) -> None:
         self.world = world
         self.number = number
         self.cpus = cpus
@@ -70,14 +79,22 @@ class SimWorker:
         self.store: dict[int, SimObject] = {}
         self.end: End | None = None
         self.alive = True
+        self.frozen = False
+        self._incarnation = 0
+        self._pieces: dict[int, bytes] = {}
         self.executors = [
-            SimExecutor(world.clock, world.rng, self._on_results(i), self._on_executor_lost(i)) for i in range(cpus + 1)
+            SimExecutor(world.clock, world.rng, speed, self._on_results(i), self._on_executor_lost(i))
+            for i in range(cpus + 1)
         ]
         self._programs: dict[Run, Timer] = {}
         self._events: list[WorkerEvent] = []
         self._outbox: list[Message] = []
         self._turn_due = False
         self._timer: Timer | None = None
+        self._ends_at: float | None = None
+        if lifetime_s is not None:
+            self._ends_at = world.clock.now + lifetime_s
+            world.clock.after(lifetime_s * 0.8, partial(self.drain, lifetime_s * 0.2))
         self.connect()
 
     def __repr__(self) -> str:
@@ -89,9 +106,20 @@ class SimWorker:
         if self.alive:
             self.end = self.world.connect("worker", self)
             extras = list(self.world.extras)
-            self.end.send([RegisterWorker(f"w{self.number}", self.cpus, extras, "host", self.number, "", _SYMBOLS)])
+            before = (self._incarnation, self.core.id)
+            left_ms = max(1, int(1000 * (self._ends_at - self.world.clock.now))) if self._ends_at is not None else 0
+            self.end.send(
+                [
+                    RegisterWorker(
+                        f"w{self.number}", self.cpus, extras, "host", self.number, "", _SYMBOLS, left_ms, before
+                    )
+                ]
+            )
 
     def on_messages(self, end: End, messages: list[Message]) -> None:
+        for message in messages:
+            if isinstance(message, WorkerAccepted):
+                self._incarnation = message.incarnation
         self.post(FromServer(messages))
 
     def on_broken(self, end: End) -> None:
@@ -106,6 +134,38 @@ class SimWorker:
 
     def on_drained(self, end: End) -> None:
         """See on_full."""
+
+    def freeze(self, duration_s: float, silence_s: float) -> None:
+        """The process is stopped for some time; after `silence_s` the server gives its link up."""
+        self.frozen = True
+        end = self.end
+
+        def give_up() -> None:
+            if end is not None and end is self.end:
+                end.link.far.ended()
+
+        def go_on() -> None:
+            self.frozen = False
+            if not self.alive:
+                return
+            if duration_s > silence_s and end is not None and end is self.end:
+                end.link.near.ended()
+            self._turn()
+
+        if duration_s > silence_s:
+            self.world.clock.after(silence_s, give_up)
+        self.world.clock.after(duration_s, go_on)
+
+    def drain(self, timeout_s: float) -> None:
+        """It is told to leave; whatever becomes of that, some seconds later it is gone."""
+        self.post(Drain(self.world.clock.now + timeout_s))
+        self.world.clock.after(timeout_s + 5.0, self.die)
+
+    def press(self) -> None:
+        """It runs out of memory or room on its disk, for a while."""
+        rng = self.world.rng
+        self.post(Condition(rng.random() < 0.7, rng.random() < 0.5))
+        self.world.clock.after(rng.random() * 2, partial(self._post_alive, Condition(False, False)))
 
     def die(self) -> None:
         """The process is killed: it says nothing any more."""
@@ -130,7 +190,7 @@ class SimWorker:
 
     def _turn(self) -> None:
         """Step until nothing more follows from it here, then send one frame."""
-        if not self.alive:
+        if not self.alive or self.frozen:
             return
         self._turn_due = True  # what is posted from here on is handled below
         for n_steps in itertools.count(1):
@@ -176,6 +236,7 @@ class SimWorker:
             case Drop():
                 for object_id in effect.objects:
                     self.store.pop(object_id, None)
+                    self._pieces.pop(object_id, None)
             case RunProgram():
                 self._start_program(effect.task)
             case Fetch():
@@ -184,14 +245,21 @@ class SimWorker:
                 taken = self.executors[effect.executor].read_back(effect.count)
                 self.post(ReadBackDone(effect.executor, [(task.id, task.attempt) for task in taken]))
             case KillExecutor():
-                running = self.executors[effect.executor].running
-                if running is not None and (running.id, running.attempt) == effect.run:
-                    self.executors[effect.executor].kill("its task was cancelled")
+                executor = self.executors[effect.executor]
+                running = executor.running
+                if running is None or (running.id, running.attempt) != effect.run:
+                    pass
+                elif executor.ran_s < effect.after_s:
+                    self.post(StillRunning(effect.executor, effect.run, effect.after_s - executor.ran_s))
+                else:
+                    executor.kill(effect.why)
             case StopProgram():
                 timer = self._programs.pop((effect.task, effect.attempt), None)
                 if timer is not None:
                     timer.cancel()
-                self.post(Failed(effect.task, effect.attempt, "cancelled"))
+                self.post(Failed(effect.task, effect.attempt, effect.why))
+            case TakePiece():
+                self._take_piece(effect)
             case SaveObject():
                 assert effect.object in self.store, f"{self} is to save {effect.object:#x}, which it does not have"
                 self.world.clock.after(self.world.rng.random() * 0.2, partial(self._save, effect))
@@ -234,7 +302,7 @@ class SimWorker:
             return Failed(task.id, task.attempt, "cancelled")
         symbol = task.kind.symbol
         spec = spec_of(symbol, task.config)
-        outcome = run(symbol, task.config, inputs)
+        outcome = run(symbol, task.config, inputs, self.world.count_run(task.id))
         if isinstance(outcome, Failure):
             return Failed(task.id, task.attempt, outcome.error)
         if isinstance(outcome, PlanChunk):
@@ -278,14 +346,22 @@ class SimWorker:
 
     def _fetch(self, fetch: Fetch) -> None:
         for object_id in fetch.objects:
-            self.world.transfer(fetch.peer, object_id, self._on_object(object_id))
+            self.world.transfer(fetch.peer, object_id, self._on_object(object_id), self.number)
 
-    def _on_object(self, object_id: int) -> Callable[[SimObject | None], None]:
-        def on_object(found: SimObject | None) -> None:
+    def _take_piece(self, piece: TakePiece) -> None:
+        before = b"" if piece.first else self._pieces.pop(piece.object)
+        self._pieces[piece.object] = before + piece.piece
+        if piece.last:
+            found = unpack(self._pieces.pop(piece.object))
+            self.store[piece.object] = found
+            self.post(Fetched(piece.object, found.size_bytes))
+
+    def _on_object(self, object_id: int) -> Callable[[SimObject | None, bool], None]:
+        def on_object(found: SimObject | None, unreachable: bool) -> None:
             if not self.alive:
                 return
             if found is None:
-                self.post(FetchFailed(object_id))
+                self.post(FetchFailed(object_id, unreachable))
             else:
                 self.store[object_id] = found
                 self.post(Fetched(object_id, found.size_bytes))
@@ -323,6 +399,6 @@ class SimWorker:
 
 def objects_of(worker: SimWorker, peer: PeerAddress, object_id: int) -> SimObject | None:
     """What a worker serves to whoever asks it for an object."""
-    if not worker.alive or worker.end is None or worker.number != peer.port:
+    if not worker.alive or worker.frozen or worker.end is None or worker.number != peer.port:
         return None
     return worker.store.get(object_id)

@@ -9,7 +9,21 @@ from typing import Final
 
 from loom import tasks
 from loom.resources import GPU_PARTS, GPUS, Request
-from loom.sim.tasks import BAD_PATH, CRASH, FAIL, MOST_ELEMENTS, OK, REDIRECT, UNKNOWN, Spec, SubTask, encode_spec
+from loom.sim.tasks import (
+    BAD_PATH,
+    CRASH,
+    FAIL,
+    FLAKY,
+    MOST_ELEMENTS,
+    OK,
+    REDIRECT,
+    UNKNOWN,
+    Spec,
+    SubTask,
+    encode_spec,
+    set_rules,
+    spec_of,
+)
 from loom.tasktypes.task import Reference, Task, is_dynamic
 
 _SIZES: Final = (0, 10, 100, 3_000, 20_000, 300_000, 2_000_000)
@@ -33,6 +47,9 @@ class Maker:
         self._checkpoint_share = rng.choice((0.0, 0.0, 0.2))
         self._checkpoint_dir = b"/saved/" if fail_share == 0.0 or rng.random() < 0.5 else BAD_PATH
         self._extras = extras
+        self._flaky_share = rng.choice((0.0, 0.0, 0.1))
+        self._limit_share = rng.choice((0.0, 0.0, 0.1))
+        self._priority_share = rng.choice((0.0, 0.0, 0.5))
         self._n_parts: dict[Task, int] = {}
         self._place = rng.choice(("sim/inline", "sim/executor", "sim/program", ""))
 
@@ -52,6 +69,9 @@ class Maker:
         symbol, cpus, config = self._what(len(inputs), 0)
         label = rng.choice(("", "a", "b:1", "b:2"))
         task = Task(symbol, tuple(inputs), config, self._request(cpus), label)
+        set_rules(task, spec_of(symbol, config))
+        if self._priority_share and rng.random() < self._priority_share:
+            task.priority = rng.choice((-1, 1, 5))
         if n_copies > 1 or any(is_dynamic(source) for source in inputs):
             self._n_parts[task] = n_copies
         elif self._checkpoint_share and rng.random() < self._checkpoint_share:
@@ -82,6 +102,8 @@ class Maker:
                 symbol = UNKNOWN
         elif chance < self._fail_share + self._redirect_share and nesting < _MAX_NESTING:
             outcome = REDIRECT
+        elif chance > 1 - self._flaky_share:
+            outcome = FLAKY
         if outcome in (CRASH, REDIRECT):
             symbol = "sim/executor"
         self._salt += 1
@@ -91,6 +113,13 @@ class Maker:
         spec = Spec(self._salt, outcome, duration_us, rng.choice(_SIZES), length=rng.randint(0, MOST_ELEMENTS))
         if outcome == REDIRECT:
             spec.plan = self._subplan(n_inputs, nesting + 1)
+        spec.retries = rng.choice((0, 0, 0, 1, 3)) if self._flaky_share else 0
+        if outcome == FLAKY:
+            most = 5 if self._fail_share else spec.retries
+            spec.fails_first = rng.randint(min(1, most), most)
+        if rng.random() < self._limit_share:
+            is_short = self._fail_share and rng.random() < 0.5
+            spec.limit_ms = max(1, duration_us // 2000) if is_short else 2000 + duration_us // 250
         cpus = 0 if symbol == "sim/inline" else rng.choice((0, 1, 1, 1, 1, rng.randint(1, self._max_cpus)))
         return symbol, cpus, encode_spec(spec)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Final
 
+from loom.limits import LINEAGE_BYTES
 from loom.messages import PeerAddress
 from loom.resources import GPU_PARTS
 from loom.sim.client import SimClient
@@ -64,6 +65,10 @@ class World:
             high_water_bytes=rng.choice((500, 5_000, 1_000_000)),
             notice_s=rng.choice((0.01, 3.0)),
         )
+        self.crash_limit = rng.choice((0, 0, 0, 2, 3)) if faulty else 3
+        self.lineage_bytes = rng.choice((LINEAGE_BYTES, LINEAGE_BYTES, 5_000))
+        self._parted: dict[frozenset[int], float] = {}
+        self._runs: dict[int, int] = {}
         self.server = SimServer(self)
         self.ledger = Ledger(self.server.core)
         self.workers: list[SimWorker] = []
@@ -78,8 +83,8 @@ class World:
 
     # -- What the parts ask -------------------------------------------------------------------------------------------
 
-    def add_worker(self, cpus: int) -> None:
-        self.workers.append(SimWorker(self, len(self.workers) + 1, cpus))
+    def add_worker(self, cpus: int, lifetime_s: float | None = None) -> None:
+        self.workers.append(SimWorker(self, len(self.workers) + 1, cpus, lifetime_s))
 
     def connect(self, role: str, owner: Owner) -> End:
         link = Link(self.clock, self.rng, self._speeds, repr(owner), role, owner, self.server)
@@ -95,18 +100,37 @@ class World:
     def turn_delay_s(self) -> float:
         return self.rng.random() * self.chances.turn_s
 
-    def transfer(self, peer: PeerAddress, object_id: int, came: Callable[[SimObject | None], None]) -> None:
-        """Ask a worker for an object; every question is answered."""
+    def transfer(
+        self, peer: PeerAddress, object_id: int, came: Callable[[SimObject | None, bool], None], asker: int = 0
+    ) -> None:
+        """Ask a worker for an object; every question is answered: it, or nothing and whether the worker was reached.
+
+        `asker`: the process of the worker that asks; clients are 0.
+        """
         delay_s = self._speeds.latency_s + self.rng.random() * self._speeds.jitter_s
 
         def serve() -> None:
-            found = objects_of(self.workers[peer.port - 1], peer, object_id)
-            if self.rng.random() < self.chances.fetch_fails:
+            holder = self.workers[peer.port - 1]
+            found = objects_of(holder, peer, object_id)
+            unreachable = self.parted(asker, holder.number) or (found is None and not holder.alive)
+            if unreachable or self.rng.random() < self.chances.fetch_fails:
                 found = None
             size_bytes = found.size_bytes if found is not None else 0
-            self.clock.after(delay_s + size_bytes / self._speeds.bytes_per_s, lambda: came(found))
+            self.clock.after(delay_s + size_bytes / self._speeds.bytes_per_s, lambda: came(found, unreachable))
 
         self.clock.after(delay_s, serve)
+
+    def part(self, one: int, other: int, until: float) -> None:
+        """Two workers cannot reach each other for a while."""
+        self._parted[frozenset((one, other))] = until
+
+    def parted(self, one: int, other: int) -> bool:
+        return self.clock.now < self._parted.get(frozenset((one, other)), 0.0)
+
+    def count_run(self, task: int) -> int:
+        """How often the task has been run now."""
+        self._runs[task] = self._runs.get(task, 0) + 1
+        return self._runs[task]
 
     def is_settled(self) -> bool:
         """Nothing goes wrong any more."""

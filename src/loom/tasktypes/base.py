@@ -21,6 +21,7 @@ class RunContext:
     `task_id` is its number in its session, `input_ids` are the ids of its inputs. `log` takes a level of the logging
     module and a line. `new_output` takes the size to expect and gives the path of a new, empty file for a large
     output; where it is None outputs stay in memory. `functions` keeps live functions by object id between tasks.
+    `attempt` counts the times that the task was given to a worker, from 1.
     """
 
     task_id: int
@@ -28,6 +29,7 @@ class RunContext:
     new_output: Callable[[int], str] | None
     functions: dict[int, Any]
     input_ids: Sequence[int]
+    attempt: int = 1
 
 
 class RunFunction(Protocol):

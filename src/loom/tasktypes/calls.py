@@ -33,7 +33,7 @@ def _run_value(context: RunContext, config: bytes, _inputs: Sequence[DataObject]
 def _run_call(context: RunContext, config: bytes, inputs: Sequence[DataObject]) -> DataObject | Task:
     call = checks.parse_config(PY_CALL, config, CALL_DECODER)
     function = _live_function(context, inputs)
-    args: list[Any] = [Context(context.task_id, context.log)] if call.context else []
+    args: list[Any] = [Context(context.task_id, context.log, context.attempt)] if call.context else []
     args += _direct_args(call.direct_args)
     args += [wrap(value, position) for position, value in enumerate(inputs) if position]
     try:

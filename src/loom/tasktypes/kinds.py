@@ -1,4 +1,4 @@
-"""What many tasks of a plan have in common - symbol, label, request - checked once and kept in tables."""
+"""What many tasks of a plan have in common - symbol, label, request, rules - checked once and kept in tables."""
 
 import os
 from collections.abc import Sequence
@@ -6,11 +6,13 @@ from typing import NamedTuple
 
 from loom.errors import InvalidPlan
 from loom.limits import MAX_LABEL_CHARS, MAX_PATH_BYTES, MAX_SYMBOL_CHARS
+from loom.messages import Rules
 from loom.resources import Request, is_valid
 from loom.tasktypes.task import POLICIES, Task, is_dynamic
 from loom.tasktypes.walk import name_of
 
 _LIGHT = Request()
+_NO_RULES = Rules()
 
 
 class Kind(NamedTuple):
@@ -19,23 +21,29 @@ class Kind(NamedTuple):
     symbol: int
     label: int
     request: int
+    rules: int
 
 
 class KindTable:
-    """The tables of one chunk: distinct symbols, labels and requests, each a dict from value to its place."""
+    """The tables of one chunk: distinct symbols, labels, requests and rules, each a dict from value to its place."""
 
     def __init__(self) -> None:
         self.symbols: dict[str, int] = {}
         self.labels: dict[str, int] = {}
         self.requests: dict[Request, int] = {}
+        self.rules: dict[Rules, int] = {}
         self._kinds: dict[tuple[object, ...], Kind] = {}
+
+    @property
+    def has_rules(self) -> bool:
+        return not self.rules.keys() <= {_NO_RULES}
 
     def rows(self, tasks: Sequence[Task]) -> list[Kind]:
         """The kind of each task; InvalidPlan names the first that has none."""
         kinds = self._kinds
         rows = []
         for task in tasks:
-            key = (task.task_type, task.label, task.resource_request, task.policy)
+            key = (task.task_type, task.label, task.resource_request, task.policy, task.rules)
             try:
                 kind = kinds.get(key)
             except TypeError:  # something unhashable among them
@@ -52,10 +60,14 @@ class KindTable:
             raise InvalidPlan(f"{name_of(task)}: it has no task type")
         label = _text(task, "label", "" if task.label is None else task.label, MAX_LABEL_CHARS)
         request = _request(task)
+        rules = task.rules or _NO_RULES
+        if not isinstance(rules, Rules):
+            raise InvalidPlan(f"{name_of(task)}: set its retries, time_limit_s and priority, not its rules")
         return Kind(
             self.symbols.setdefault(symbol, len(self.symbols)),
             self.labels.setdefault(label, len(self.labels)),
             self.requests.setdefault(request, len(self.requests)),
+            self.rules.setdefault(rules, len(self.rules)),
         )
 
 

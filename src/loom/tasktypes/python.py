@@ -11,9 +11,10 @@ from loom.data.own import pack_own
 from loom.data.pack import to_packed
 from loom.data.pyobj import PyObj, pickle_value
 from loom.errors import LoomError
+from loom.messages import Rules
 from loom.resources import Request, cpu1
 from loom.tasktypes import checks
-from loom.tasktypes.task import Source, Task
+from loom.tasktypes.task import Source, Task, make_rules
 
 PY_VALUE: Final = "loom/py/value"
 PY_CALL: Final = "loom/py/call"
@@ -56,21 +57,30 @@ def py_call(obj: Source, inputs: Iterable[Source] = (), direct_args: Sequence[ob
 
 
 def py_task(
-    label: str | None = None, request: Request | None = cpu1, context: bool = False, n_direct_args: int = 0
+    label: str | None = None,
+    request: Request | None = cpu1,
+    context: bool = False,
+    n_direct_args: int = 0,
+    *,
+    retries: int = 0,
+    time_limit_s: float | None = None,
+    priority: int = 0,
 ) -> "Callable[[Callable[..., object]], PyTask]":
     """Decorate a function so that calling it makes a task that calls it.
 
     The task's label is `label` or the function's name. With `context` the function's first argument is a Context. The
     first `n_direct_args` arguments of a call are passed as they are; all others are tasks or futures, which the
     function sees wrapped. It may return bytes, str, a wrapper, a list of these, or a task to be run in its place.
+    `retries`, `time_limit_s` and `priority` are set on each task that is made.
     """
     if callable(label):
         raise LoomError("py_task: write @py_task() with parentheses")
     if n_direct_args < 0:
         raise LoomError(f"py_task: n_direct_args={n_direct_args} is negative")
+    rules = make_rules(retries, time_limit_s, priority)
 
     def decorate(function: Callable[..., object]) -> PyTask:
-        return PyTask(function, label, request, context, n_direct_args)
+        return PyTask(function, label, request, context, n_direct_args, rules)
 
     return decorate
 
@@ -89,6 +99,7 @@ class PyTask:
         request: Request | None,
         context: bool,
         n_direct_args: int,
+        rules: Rules | None,
     ) -> None:
         functools.update_wrapper(self, function)
         self._function = function
@@ -96,6 +107,7 @@ class PyTask:
         self._request = request
         self._context = context
         self._n_direct_args = n_direct_args
+        self._rules = rules
         self._config = _call_config(self._label, context, ())
         self._function_task: Task | None = None
 
@@ -114,7 +126,9 @@ class PyTask:
                     "arguments (n_direct_args) or make them tasks with py_value"
                 )
         function = self._function_task or self._pickle_function()
-        return Task(PY_CALL, (function, *args), config, self._request, self._label)
+        task = Task(PY_CALL, (function, *args), config, self._request, self._label)
+        task.rules = self._rules
+        return task
 
     def _pickle_function(self) -> Task:
         task = py_value(self._function)

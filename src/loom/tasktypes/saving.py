@@ -27,6 +27,7 @@ from loom.data.base import DataObject, DObject
 from loom.data.buffers import FileSegment, Segment, StoredFile, segment_view, total_size, write_segments
 from loom.data.pack import describe, rebuild
 from loom.data.plain import Plain
+from loom.data.space import is_full, room_text
 from loom.errors import LoomError
 from loom.limits import MAX_PATH_BYTES
 from loom.resources import cpu1
@@ -155,12 +156,14 @@ def _run_save(_context: RunContext, config: bytes, inputs: Sequence[DataObject])
     try:
         _write_whole(config, lambda descriptor: write_segments(descriptor, value.segments()))
     except OSError as error:
-        raise TaskError(f"{SAVE}: {name} cannot be written: {_reason(error)}") from None
+        raise TaskError(f"{SAVE}: {name} cannot be written: {_reason(error, name)}") from None
     return Plain(b"")
 
 
-def _reason(error: OSError) -> str:
+def _reason(error: OSError, name: str) -> str:
     """What went wrong; where that is an input's file, which one. Names of files to be written are bytes here."""
+    if is_full(error):
+        return f"{error.strerror}: {room_text(name)}"
     return f"{error.strerror}: {error.filename}" if isinstance(error.filename, str) else str(error.strerror)
 
 

@@ -171,12 +171,16 @@ def data_object_of(result: object, who: str = "The function") -> DataObject:
 
 
 class Context:
-    """First argument of a Python task made with `context=True`."""
+    """First argument of a Python task made with `context=True`.
 
-    __slots__ = ("_log", "task_id")
+    `attempt` is 1 when the task is run for the first time and higher whenever it is run again.
+    """
 
-    def __init__(self, task_id: int, log: Callable[[int, str], None]) -> None:
+    __slots__ = ("_log", "attempt", "task_id")
+
+    def __init__(self, task_id: int, log: Callable[[int, str], None], attempt: int = 1) -> None:
         self.task_id = task_id
+        self.attempt = attempt
         self._log = log
 
     def wrap(self, obj: object) -> Wrapper:

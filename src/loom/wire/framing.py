@@ -1,13 +1,15 @@
-"""Frames on a byte stream, without any I/O: length (u32, little-endian), kind (u8), payload.
+"""Frames on a byte stream, without any I/O: length (u32, little-endian), kind (u8), checksum (u32), payload.
 
-A control frame is handed out whole. The payload of bulk frames is a stream of its own that lands straight in a buffer
-which the reader was given before; one object may take many bulk frames, cut anywhere. What the payloads mean is not
-known here.
+A control frame is handed out whole, if its checksum fits (CRC-32 of the payload, begun with the length): TCP's own lets
+some damage pass, and a message that has become another one would be believed. The payload of bulk frames, which have no
+checksum, is a stream of its own that lands straight in a buffer which the reader was given before; one object may take
+many bulk frames, cut anywhere. What the payloads mean is not known here.
 """
 
 import struct
 from collections.abc import Callable
 from typing import Final
+from zlib import crc32
 
 from loom.errors import ProtocolError
 from loom.limits import KIB, MAX_FRAME_BYTES
@@ -15,19 +17,20 @@ from loom.limits import KIB, MAX_FRAME_BYTES
 CONTROL: Final = 1
 BULK: Final = 2
 
-_HEADER: Final = struct.Struct("<IB")
+_HEADER: Final = struct.Struct("<IBI")
 HEADER_BYTES: Final = _HEADER.size
 _SCRATCH_BYTES: Final = 64 * KIB  # what one read takes of small frames; larger ones get a buffer of their own
 
 
 def put_header(frame: bytearray, kind: int) -> None:
     """Fill in the first HEADER_BYTES of a frame whose payload is already behind them."""
-    _HEADER.pack_into(frame, 0, len(frame) - HEADER_BYTES, kind)
+    length = len(frame) - HEADER_BYTES
+    _HEADER.pack_into(frame, 0, length, kind, crc32(memoryview(frame)[HEADER_BYTES:], length))
 
 
 def bulk_header(size_bytes: int) -> bytes:
     """What precedes `size_bytes` (at most MAX_FRAME_BYTES) of bulk payload."""
-    return _HEADER.pack(size_bytes, BULK)
+    return _HEADER.pack(size_bytes, BULK, 0)
 
 
 class FrameReader:
@@ -37,6 +40,7 @@ class FrameReader:
     """
 
     __slots__ = (
+        "_checksum",
         "_control",
         "_end",
         "_filled",
@@ -56,6 +60,7 @@ class FrameReader:
         self._target: memoryview | None = None  # where the payload of the current large frame goes, past scratch
         self._filled = 0  # bytes of the target that have arrived
         self._control = False  # the target is a control frame, not a stretch of the landing
+        self._checksum = 0  # of that frame
         self._landing: memoryview | None = None  # what bulk frames have yet to fill
         self._landed: Callable[[], None] | None = None
 
@@ -85,8 +90,8 @@ class FrameReader:
     def next_frame(self) -> memoryview | None:
         """The payload of the next control frame, or None until more bytes have come.
 
-        Raises ProtocolError for an unknown kind, a frame above the limit, bulk that nobody expects, and a control
-        frame in the middle of a landing.
+        Raises ProtocolError for an unknown kind, a frame above the limit or damaged, bulk that nobody expects, and a
+        control frame in the middle of a landing.
         """
         while True:
             if self._target is not None:
@@ -94,13 +99,13 @@ class FrameReader:
                     return None
                 frame, self._target = self._target, None
                 if self._control:
-                    return frame
+                    return _checked(frame, self._checksum)
                 self._advance_landing(len(frame))
                 continue
             begin = self._start + HEADER_BYTES
             if self._end < begin:
                 return None
-            length, kind = _HEADER.unpack_from(self._scratch, self._start)
+            length, kind, checksum = _HEADER.unpack_from(self._scratch, self._start)
             if kind != CONTROL:
                 self._begin_bulk(length, kind)
                 continue
@@ -110,9 +115,10 @@ class FrameReader:
                 raise ProtocolError("a control frame in the middle of an object")
             if begin + length <= self._end:
                 self._start = begin + length
-                return self._scratch[begin : self._start]
+                return _checked(self._scratch[begin : self._start], checksum)
             if length + HEADER_BYTES <= _SCRATCH_BYTES:
                 return None
+            self._checksum = checksum
             self._aim(memoryview(bytearray(length)), control=True)
 
     def _begin_bulk(self, length: int, kind: int) -> None:
@@ -144,3 +150,10 @@ class FrameReader:
         if not self._landing:
             landed, self._landing, self._landed = self._landed, None, None
             landed()
+
+
+def _checked(frame: memoryview, checksum: int) -> memoryview:
+    """The payload of a control frame that is what it was when it was sent."""
+    if crc32(frame, len(frame)) != checksum:
+        raise ProtocolError(f"a frame of {len(frame):,} bytes was damaged on its way")
+    return frame

@@ -101,8 +101,9 @@ class Handshake(ABC):
         _, role, version, _ = _HELLO.unpack(hello)
         theirs = version.rstrip(b"\0").decode("latin-1")
         if theirs != self._version:
-            shown = theirs if theirs.isprintable() else ascii(theirs)  # it ends on a terminal
-            raise VersionMismatch(f"this end runs Loom {self._version}, the other end {shown}")
+            if not theirs.isprintable():  # damaged on its way, or no Loom at all: another try may do better
+                raise ConnectError(f"it is not a Loom peer (its version is {theirs!a})")
+            raise VersionMismatch(f"this end runs Loom {self._version}, the other end {theirs}")
         self.peer_role = _ROLES[role] if role < len(_ROLES) else None
         pair = (self._role, self.peer_role)
         if pair not in COUNTERPART.items() and pair[::-1] not in COUNTERPART.items():

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 from loom.data.base import DataObject
+from loom.data.space import is_full, room_text
 from loom.tasktypes.saving import write_checkpoint
 from loom.trace.writer import now_us
 from loom.worker.store import Store
@@ -47,6 +48,8 @@ class CheckpointWriter:
         except Exception as problem:  # whatever it is: somebody waits for the answer
             name = path.decode("utf-8", "backslashreplace")
             reason = problem.strerror if isinstance(problem, OSError) else repr(problem)
+            if is_full(problem):
+                reason = f"{reason}: {room_text(name)}"
             error = f"The checkpoint {name} cannot be written: {reason}"
             _log.warning("%s", error)
         if self._trace.on:

@@ -7,16 +7,28 @@ import errno
 import itertools
 import logging
 import os
+import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from loom.core.worker_events import Done, ExecutorLost, ExecutorReady, Failed, NotSent, Redirected, WorkerEvent
+from loom.core.worker_events import (
+    Done,
+    ExecutorLost,
+    ExecutorReady,
+    Failed,
+    NotSent,
+    Redirected,
+    StillRunning,
+    WorkerEvent,
+)
 from loom.core.worker_tasks import Run, Task
 from loom.data.buffers import FileSegment, Segment, StoredFile, cut_segment
 from loom.data.pack import rebuild
 from loom.executors.environment import pin_threads
+from loom.executors.memory import MemoryWatch
+from loom.executors.orphans import Orphans
 from loom.executors.processes import ExecutorProcess
-from loom.ids import number_of
+from loom.ids import number_of, run_number
 from loom.limits import INLINE_RESULT_BYTES, MAX_HANDOVER_FDS
 from loom.messages import (
     RESULT,
@@ -32,6 +44,7 @@ from loom.messages import (
     SmallResult,
 )
 from loom.plugins.chosen import Plugins
+from loom.resources import MEM
 from loom.trace.writer import now_us
 from loom.worker.hardware import Hardware
 from loom.worker.inline import done_of
@@ -56,10 +69,13 @@ class ExecutorPool:
         hardware: Hardware,
         store: Store,
         store_directory: str,
+        orphans: Orphans,
         post: Callable[[WorkerEvent | Done], None],
         wanted: Callable[[int, int], bool],
         trace: WorkerTrace,
         plugins: Plugins,
+        memory: MemoryWatch,
+        spare_directory: str,
     ) -> None:
         count = hardware.cpus + 1
         self._started = [False] * count  # processes beyond the cores of the machine, and the last: when they are needed
@@ -68,15 +84,26 @@ class ExecutorPool:
         self._post = post
         self._wanted = wanted
         self._trace = trace
+        self._memory = memory
         self._loop = asyncio.get_running_loop()
         self._serials = itertools.count(1)
         self._given: list[dict[int, Task]] = [{} for _ in range(count)]  # by serial
         self._known: list[set[int]] = [set() for _ in range(count)]  # objects that the process keeps
         self._pinned: list[tuple[int, ...]] = [()] * count  # slots whose cores the process has; (): not pinned yet
         self._idle_deaths = [0] * count
+        self._killed: set[int] = set()  # executors that the core wanted to end
         self._stopped = False
         self._processes = [
-            ExecutorProcess(i, store_directory, self._loop, self._on_results, self._on_lost, plugins.options())
+            ExecutorProcess(
+                i,
+                store_directory,
+                self._loop,
+                orphans,
+                self._on_results,
+                self._on_lost,
+                plugins.options(),
+                spare_directory,
+            )
             for i in range(count)
         ]
 
@@ -169,9 +196,12 @@ class ExecutorPool:
             serial = next(self._serials)
             given[serial] = task
             function = task.inputs[0] if task.inputs else 0
-            number = number_of(task.id)
-            batch.append(ExecutorTask(serial, number, task.kind.symbol, task.config, function, inputs))
+            number, attempt = number_of(task.id), run_number(task.attempt)
+            batch.append(ExecutorTask(serial, number, attempt, task.kind.symbol, task.config, function, inputs))
         if not batch or self._processes[index].send(ExecutorBatch(batch), fds):
+            for sent in batch:
+                if given[sent.serial].kind.extras:
+                    self._watch_memory(index, sent.serial)
             return True
         for descriptor in fds:
             os.close(descriptor)
@@ -179,6 +209,18 @@ class ExecutorPool:
             del given[sent.serial]
         self._known[index].difference_update(brought)
         return False
+
+    def _watch_memory(self, index: int, serial: int) -> None:
+        task, process = self._given[index][serial], self._processes[index]
+        limit_bytes = dict(task.kind.extras).get(MEM)
+        if limit_bytes is not None and process.pid is not None:
+            run = (task.id, task.attempt)
+            self._memory.begin(run, limit_bytes, process.pid, lambda: process.started_at(serial) is not None)
+
+    def set_crowded(self, crowded: bool) -> None:
+        """Whether large results are to go to disk."""
+        for process in self._processes:
+            process.set_crowded(crowded)
 
     def _inputs(self, index: int, task: Task, fds: list[int], brought: list[int]) -> list[bytes | int | ExecutorInput]:
         keep = task.kind.symbol in _FUNCTION_FIRST
@@ -234,16 +276,29 @@ class ExecutorPool:
         for taken in self._processes[index].read_back(count):
             task = self._given[index].pop(taken.serial)
             runs.append((task.id, task.attempt))
+            self._memory.end((task.id, task.attempt))
             for given in taken.inputs:  # it may have been the first to bring a function
                 if isinstance(given, ExecutorInput) and given.keep:
                     self._known[index].discard(given.object)
         return runs
 
-    def kill_if_running(self, index: int, run: Run) -> None:
-        self._processes[index].poll()
-        first = next(iter(self._given[index].values()), None)
-        if first is not None and (first.id, first.attempt) == run:
-            self._processes[index].kill()
+    def kill_if_running(self, index: int, run: Run, after_s: float, why: str) -> None:
+        """End the process if it has been running this for so long: ExecutorLost follows once all of it is gone. If it
+        has not, StillRunning is the answer. Nothing where it does not have it any more.
+        """
+        process = self._processes[index]
+        process.poll()
+        given = self._given[index]
+        serial = next((serial for serial, task in given.items() if (task.id, task.attempt) == run), None)
+        if serial is None:
+            return
+        began = process.started_at(serial)
+        ran_s = time.monotonic() - began if began is not None else 0.0
+        if ran_s < after_s or (began is None and serial != next(iter(given))):
+            self._post(StillRunning(index, run, max(0.0, after_s - ran_s)))
+        else:
+            self._killed.add(index)
+            process.kill(serial, why)
 
     # -- Results ------------------------------------------------------------------------------------------------------
 
@@ -255,6 +310,8 @@ class ExecutorPool:
                 continue
             task = self._given[index].pop(result.serial, None)
             if task is not None:
+                if task.kind.extras:
+                    self._memory.end((task.id, task.attempt))
                 if self._trace.on and ended is not None and isinstance(result, RedirectResult):
                     self._trace.executor_free(index, _end_us(ended))
                 self._on_result(index, task, result)
@@ -282,6 +339,7 @@ class ExecutorPool:
             case LargeResult():
                 self._on_large_result(task, result)
             case ErrorResult():
+                self._store.heard(result.error)
                 if self._trace.on:
                     self._trace.ended_badly(task, result.begun_us, result.duration_us, result.error)
                 self._post(Failed(task.id, task.attempt, result.error))
@@ -298,7 +356,7 @@ class ExecutorPool:
             value = rebuild(result.header, self._segments(task, result))
             self._store.put(task.id, value)
         except (OSError, ValueError) as error:
-            text = f"the result could not be stored: {error}"
+            text = f"the result could not be stored: {self._store.error_text(error)}"
             if self._trace.on:
                 self._trace.ended_badly(task, result.begun_us, result.duration_us, text)
             self._post(Failed(task.id, task.attempt, text))
@@ -329,19 +387,19 @@ class ExecutorPool:
 
     def _on_lost(self, index: int, running: int | None, unfinished: list[int], story: str) -> None:
         given, self._given[index] = self._given[index], {}
+        for task in given.values():
+            self._memory.end((task.id, task.attempt))
         self._known[index].clear()
         self._pinned[index] = ()
         died_in = given.get(running) if running is not None else None
         run = (died_in.id, died_in.attempt) if died_in is not None else None
-        text = (
-            f"the function's process was {story}" if story.startswith("killed") else f"the function's process {story}"
-        )
         if self._trace.on and died_in is not None:
-            self._trace.died(died_in, index, text)
-        self._post(ExecutorLost(index, run, text))
-        if died_in is None:
+            self._trace.died(died_in, index, story)
+        self._post(ExecutorLost(index, run, story))
+        if died_in is None and index not in self._killed:
             self._idle_deaths[index] += 1
-            _log.error("executor %d %s while it ran no task", index, story)
+            _log.error("executor %d: %s while it ran no task", index, story)
+        self._killed.discard(index)
         delay_s = _RESTART_S if self._idle_deaths[index] > 1 else 0.0
         self._loop.call_later(delay_s, self._restart, index)
 

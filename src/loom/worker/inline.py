@@ -43,7 +43,7 @@ class InlineRunner:
             assert not isinstance(value, PlanTask), "only Python functions redirect"
             store.put(task.id, value)
         except (TaskError, OSError, MemoryError) as error:
-            return Failed(task.id, task.attempt, str(error) or type(error).__name__)
+            return Failed(task.id, task.attempt, store.error_text(error))
         except Exception as error:  # a built-in that fails otherwise is our fault, and this task's alone
             _log.exception("task %#x (%s) failed in a way it must not", task.id, task.kind.symbol)
             return Failed(task.id, task.attempt, f"internal error in {task.kind.symbol}: {error!r}")

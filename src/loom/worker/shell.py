@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import math
 import os
+import signal
 import socket
 import time
 from collections.abc import Sequence
@@ -18,13 +20,16 @@ from typing import Final
 from loom.core.worker import WorkerCore
 from loom.core.worker_events import (
     CheckpointDone,
+    Condition,
     Done,
+    Drain,
     Drop,
     Failed,
     Fetch,
     Fetched,
     FetchFailed,
     FromServer,
+    OverMemory,
     ReadBackDone,
     Relay,
     RunInline,
@@ -33,31 +38,38 @@ from loom.core.worker_events import (
     Spoilt,
     StartTrace,
     Stop,
-    StopProgram,
+    TakePiece,
     TasksDone,
     ToServer,
     WorkerEffect,
     WorkerEvent,
 )
-from loom.core.worker_tasks import KillExecutor, ReadBack, RestartExecutor, RunOnExecutor, RunProgram, Task
+from loom.core.worker_tasks import KillExecutor, ReadBack, RestartExecutor, RunOnExecutor, RunProgram, StopProgram, Task
 from loom.data.base import DataObject
 from loom.data.buffers import Segment
 from loom.data.pack import rebuild
 from loom.errors import ConnectError, KeyRefused, LoomError, VersionMismatch
+from loom.executors.memory import MemoryWatch
+from loom.executors.orphans import Orphans
 from loom.executors.programs import ProgramRunner
-from loom.limits import RECONNECT_PAUSE_MAX_S, RECONNECT_PAUSE_S
+from loom.limits import FETCH_IDLE_TIMEOUT_S, LINK_SILENCE_S, RECONNECT_PAUSE_MAX_S, RECONNECT_PAUSE_S
 from loom.messages import Message, RegisterWorker, RelayPiece, ServerToWorker, StopWorker, WorkerAccepted
-from loom.net.link import Link, connect
+from loom.net.link import SIGNS_OF_LIFE, Link, connect
 from loom.net.objects import ObjectFetcher, ObjectServer
 from loom.plugins.chosen import Plugins
+from loom.resources import MEM
 from loom.tasktypes.registry import TASK_TYPES
 from loom.wire.codec import Decoder
+from loom.worker.budget import choose_budget
 from loom.worker.checkpoints import CheckpointWriter
+from loom.worker.disk import DiskWatch
 from loom.worker.executors import ExecutorPool
 from loom.worker.hardware import Hardware
 from loom.worker.inline import InlineRunner, done_of
 from loom.worker.landing import FileLanding
+from loom.worker.pieces import PieceLanding
 from loom.worker.relay import relay_pieces
+from loom.worker.spill import Spiller
 from loom.worker.store import Store
 from loom.worker.tracing import WorkerTrace
 from loom.worker.workdir import WorkDirectory
@@ -68,12 +80,14 @@ _log = logging.getLogger(__name__)
 _GC_THRESHOLDS: Final = (100_000, 50, 100)
 _NO_PLUGINS: Final = Plugins()
 _TURN_S: Final = 0.005  # built-ins run in one turn before sockets are looked at again
+_LEAVE_S: Final = 5.0  # how long after the end of a drain the process may still be there, whatever keeps it
 
 
 class WorkerShell:
     """`run` serves one server after the other until it is told to stop.
 
-    `plugins` are loaded by the executors, `own_types` are the symbols of the task types that they define.
+    `plugins` are loaded by the executors, `own_types` are the symbols of the task types that they define;
+    `memory_bytes` is what objects may take in memory (None: a part of what there is).
     """
 
     def __init__(
@@ -83,6 +97,7 @@ class WorkerShell:
         directory: WorkDirectory,
         plugins: Plugins = _NO_PLUGINS,
         own_types: Sequence[str] = (),
+        memory_bytes: int | None = None,
     ) -> None:
         self._key = key
         self._hardware = hardware
@@ -93,9 +108,13 @@ class WorkerShell:
         places.update(dict.fromkeys(own_types, "executor"))
         self._symbols = sorted(places)
         self._core = WorkerCore(hardware.cpus, places, hardware.extras)
-        self._store = Store(directory.store)
+        self._budget = choose_budget(memory_bytes, directory.path)
+        self._disks = DiskWatch(self._on_condition)
+        self._store = Store(directory.store, self._budget, directory.spill, self._disks.hit)
+        self._spiller = Spiller(self._budget, self._store, directory.on_disk, self._on_condition)
         self._trace = WorkerTrace(self._core.held)
         self._inline = InlineRunner(self._store)
+        self._pieces = PieceLanding(self._store)
         self._decoder = Decoder(ServerToWorker)
         self._link: Link | None = None
         self._incarnation: int | None = None  # of the server, once it has accepted us
@@ -108,6 +127,9 @@ class WorkerShell:
         self._timer: asyncio.TimerHandle | None = None
         self._relays: set[asyncio.Task[None]] = set()
         self._fault: Exception | None = None
+        self._before = (0, 0)  # incarnation of the server that accepted us last, and which worker we were there
+        self._leave_at_s: float | None = None  # when the time limit ends, if there is one
+        self._drain_until_s = math.inf
 
     async def run(self, host: str, port: int) -> None:
         """Serve the server at host:port until stopped; LoomError where the key or version is refused, or after a
@@ -117,22 +139,29 @@ class WorkerShell:
         landing = FileLanding(self._store)
         self._objects = ObjectServer(self._key, self._store.lookup)
         self._fetcher = ObjectFetcher(self._key, landing.land, self._store.adopt)
-        self._programs = ProgramRunner(self._directory.runs, loop, self._on_input_changed)
+        self._orphans = Orphans(loop)
+        self._memory = MemoryWatch(loop, lambda task, attempt, peak: self._post(OverMemory(task, attempt, peak)))
+        self._programs = ProgramRunner(
+            self._directory.runs, loop, self._orphans, self._on_input_changed, self._directory.spill_runs
+        )
         self._executors = ExecutorPool(
             self._hardware,
             self._store,
             self._directory.store,
+            self._orphans,
             self._post,
             self._core.expects,
             self._trace,
             self._plugins,
+            self._memory,
+            self._directory.spill,
         )
         self._checkpoints = CheckpointWriter(self._store, self._trace, self._on_checkpoint)
         self._executors.start()
         gc.freeze()
         gc.set_threshold(*_GC_THRESHOLDS)
         try:
-            while not self._stopping.is_set():
+            while not self._stopping.is_set() and not self._draining:
                 link = await self._connect(host, port)
                 if link is None:
                     break
@@ -140,16 +169,49 @@ class WorkerShell:
         finally:
             self._executors.stop()
             self._programs.close()
+            self._orphans.close()
             await self._checkpoints.finish()
             self._trace.stop()
             self._fetcher.close()
             self._objects.close()
+            self._memory.close()
+            self._spiller.close()
+            self._disks.close()
         if self._fault is not None:
             raise LoomError(f"internal error, the worker ends so that others take its tasks: {self._fault!r}")
 
     def stop(self) -> None:
         self._stopping.set()
         self._lost.set()
+
+    def leave_by(self, leave_at_s: float, drain_timeout_s: float) -> None:
+        """Tell servers that this worker has to be gone by then (monotonic), and drain when only that time is left."""
+        self._leave_at_s = leave_at_s
+        drain_in_s = leave_at_s - drain_timeout_s - time.monotonic()
+        asyncio.get_running_loop().call_later(drain_in_s, self.drain, drain_timeout_s)
+
+    def drain(self, timeout_s: float) -> None:
+        """Start nothing any more, hand over what is here, and leave; what runs may go on for `timeout_s`.
+
+        Without a server, or without time, this is `stop`.
+        """
+        if timeout_s == 0 or self._incarnation is None or self._stopping.is_set():
+            self.stop()
+            return
+        until_s = time.monotonic() + timeout_s
+        if until_s < self._drain_until_s:
+            self._drain_until_s = until_s
+            asyncio.get_running_loop().call_later(timeout_s + _LEAVE_S / 2, self.stop)
+            signal.setitimer(signal.ITIMER_REAL, timeout_s + _LEAVE_S)  # nobody handles its signal: it kills
+            self._post(Drain(until_s))
+            self._turn()
+        n_tasks, left_s = len(self._core.tasks), self._drain_until_s - time.monotonic()
+        tasks = "1 task still runs" if n_tasks == 1 else f"{n_tasks} tasks still run"
+        _log.info("draining: %s, leaving in at most %.3g s", tasks, left_s)
+
+    @property
+    def _draining(self) -> bool:
+        return self._drain_until_s < math.inf
 
     async def _connect(self, host: str, port: int) -> Link | None:
         """Try until the server is there or the worker is stopped."""
@@ -176,11 +238,14 @@ class WorkerShell:
         self._link = link
         self._incarnation = None
         self._lost.clear()
+        self._stay_alive(link, LINK_SILENCE_S)
         if link.closed or self._stopping.is_set():  # before the link was ours, so nobody has heard of it
             self._lost.set()
         port, handover = await self._objects.start(own_host)
         cpus, extras = self._hardware.cpus, self._extras
-        link.send([RegisterWorker(_own_name(), cpus, extras, own_host, port, handover, self._symbols)])
+        left_ms = 0 if self._leave_at_s is None else max(1, round((self._leave_at_s - time.monotonic()) * 1000))
+        own = (_own_name(), cpus, extras, own_host, port, handover, self._symbols)
+        link.send([RegisterWorker(*own, left_ms, self._before)])
         _log.info(
             "connected to %s, %d cpus, objects at port %d, directory %s",
             link.peer,
@@ -190,7 +255,8 @@ class WorkerShell:
         )
         await self._lost.wait()
         link.close("the worker stops")
-        self._link = None
+        self._link = self._incarnation = None
+        self._pieces.clear()
         self._outbox.clear()
         self._post(ServerLost())
         self._turn()
@@ -202,11 +268,18 @@ class WorkerShell:
 
     def on_messages(self, link: Link, messages: list[Message]) -> None:
         if self._incarnation is None:
-            accepted = [message for message in messages if isinstance(message, WorkerAccepted)]
-            self._incarnation = accepted[0].incarnation if accepted else None
+            for message in messages:
+                if isinstance(message, WorkerAccepted):
+                    self._incarnation = message.incarnation
+                    self._before = message.incarnation, message.worker
+                    self._stay_alive(link, message.silence_ms / 1000)
         if any(isinstance(message, StopWorker) for message in messages):
             self._stopping.set()  # what follows is no news: the server goes, too
         self._post(FromServer(messages))
+
+    def _stay_alive(self, link: Link, silence_s: float) -> None:
+        link.keep_alive(silence_s / SIGNS_OF_LIFE, silence_s)
+        self._fetcher.idle_timeout_s = min(silence_s, FETCH_IDLE_TIMEOUT_S)
 
     def on_closed(self, link: Link, reason: str) -> None:
         if link is self._link:
@@ -268,6 +341,7 @@ class WorkerShell:
             self._link.send(self._outbox)
             self._outbox = []
         self._set_timer()
+        self._spiller.look()
 
     def _set_timer(self) -> None:
         if self._timer is not None:
@@ -298,6 +372,7 @@ class WorkerShell:
             case Drop():
                 for object_id in effect.objects:
                     self._store.drop(object_id)
+                    self._pieces.drop(object_id)
             case RunProgram():
                 self._start_program(effect.task)
             case Fetch():
@@ -307,16 +382,15 @@ class WorkerShell:
             case ReadBack():
                 self._post(ReadBackDone(effect.executor, self._executors.read_back(effect.executor, effect.count)))
             case KillExecutor():
-                self._executors.kill_if_running(effect.executor, effect.run)
+                self._executors.kill_if_running(effect.executor, effect.run, effect.after_s, effect.why)
             case RestartExecutor():
                 self._executors.restart(effect.executor, effect.threads, effect.gpus)
             case StopProgram():
-                self._programs.stop(effect.task)
-                if self._trace.on:
-                    self._trace.program_stopped(effect.task)
-                self._post(Failed(effect.task, effect.attempt, "cancelled"))
+                self._programs.stop(effect.task, effect.why)
             case Relay():
                 self._relay(effect.object)
+            case TakePiece():
+                self._take_piece(effect)
             case SaveObject():
                 self._checkpoints.write(effect.object, effect.path)
             case StartTrace():
@@ -324,8 +398,13 @@ class WorkerShell:
                 path = os.fsdecode(effect.path)
                 self._trace.start(path, self._core.id, _own_name(), own.cpus, self._extras, incarnation)
             case Stop():
-                _log.info("stopping: the server asked for it")
+                if not self._lost.is_set():
+                    _log.info("leaving: the drain is over" if self._draining else "stopping: the server asked for it")
                 self.stop()
+
+    def _on_condition(self) -> None:
+        self._executors.set_crowded(self._budget.over)
+        self._post(Condition(self._budget.over, self._disks.full))
 
     # -- Programs -----------------------------------------------------------------------------------------------------
 
@@ -343,13 +422,18 @@ class WorkerShell:
         elif self._hardware.stay_at_home():
             cores = ()  # the program has them from us
         self._programs.start(task.id, task.config, inputs, done, variables, cores)
+        if task.kind.extras and MEM in (amounts := dict(task.kind.extras)):
+            pid = self._programs.pid_of(task.id)
+            if pid is not None:
+                self._memory.begin((task.id, task.attempt), amounts[MEM], pid)
 
     def _on_program_done(self, task: Task, value: DataObject | None, error: str, duration_us: int) -> None:
+        self._memory.end((task.id, task.attempt))
         if value is not None and self._core.expects(task.id, task.attempt):
             try:
                 self._store.put(task.id, value)
             except OSError as problem:
-                error = f"the result could not be stored: {problem}"
+                error = f"the result could not be stored: {self._store.error_text(problem)}"
             else:
                 done = done_of(task, value, duration_us)
                 if self._trace.on:
@@ -357,6 +441,7 @@ class WorkerShell:
                 self._post(done)
                 return
         error = error or "cancelled"
+        self._store.heard(error)
         if self._trace.on:
             self._trace.program_ended(task, duration_us, 0, error)
         self._post(Failed(task.id, task.attempt, error))
@@ -372,12 +457,14 @@ class WorkerShell:
 
     # -- Objects from other workers -----------------------------------------------------------------------------------
 
-    def _on_object(self, object_id: int, found: bytes | tuple[bytes, list[Segment]] | None, reason: str) -> None:
+    def _on_object(
+        self, object_id: int, found: bytes | tuple[bytes, list[Segment]] | None, reason: str, unreachable: bool
+    ) -> None:
         if found is None:
             _log.info("object %#x could not be fetched: %s", object_id, reason)
             if self._trace.on:
                 self._trace.not_fetched(object_id)
-            self._post(FetchFailed(object_id))
+            self._post(FetchFailed(object_id, unreachable))
             return
         try:
             if isinstance(found, bytes):
@@ -389,11 +476,21 @@ class WorkerShell:
                 self._store.put(object_id, value)
         except (ValueError, OSError) as error:
             _log.warning("object %#x arrived and could not be kept: %s", object_id, error)
-            self._post(FetchFailed(object_id))
+            self._post(FetchFailed(object_id, False))
         else:
             if self._trace.on:
                 self._trace.fetched(object_id, size_bytes)
             self._post(Fetched(object_id, size_bytes))
+
+    def _take_piece(self, piece: TakePiece) -> None:
+        fetching = self._core.fetching.get(piece.object)
+        try:
+            found = self._pieces.take(piece, fetching.size_bytes if fetching is not None else 0)
+        except OSError as error:
+            self._on_object(piece.object, None, self._store.error_text(error), False)
+        else:
+            if found is not None:
+                self._on_object(piece.object, found, "", False)
 
     def _relay(self, object_id: int) -> None:
         link = self._link

@@ -1,8 +1,11 @@
-"""The directory of one worker: its store and the run directories of its programs, on one file system."""
+"""The directories of one worker: its store and the run directories of its programs, on one file system, and a place
+on disk where that is in memory.
+"""
 
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import shutil
 import stat
@@ -13,41 +16,81 @@ from typing import Final
 
 from loom.errors import LoomError
 from loom.limits import MIB
+from loom.worker.disk import is_in_memory
 
 _PREFIX: Final = "loom-worker-"
 _DRAFT_PREFIX: Final = ".loom-worker-"
 _DRAFT_S: Final = 3600.0  # one that is older was left by a worker that was killed in that moment
 _LOCK: Final = ".lock"
 _SHM: Final = "/dev/shm"
+_DISK: Final = "/var/tmp"  # for temporary files that survive a restart, so it is never in memory as /tmp may be
 _LEAST_FREE_BYTES: Final = 256 * MIB  # of tmpfs, to use it unasked
+
+_log = logging.getLogger(__name__)
 
 
 class WorkDirectory:
-    """A fresh directory that goes with the worker; those of workers that were killed are removed when one starts.
+    """Fresh directories that go with the worker; those of workers that were killed are removed when one starts.
 
     A worker holds a lock in its directory as long as it lives, so that a directory whose lock is free is nobody's.
+    `spill` and `spill_runs` are the same on disk where `store` and `runs` are in memory; else, and where there is no
+    disk, they are empty. `on_disk` is where objects go that are to leave memory, empty where that cannot be.
     """
 
-    def __init__(self, base: str | None) -> None:
-        parent = os.path.abspath(base) if base else _default_base()
+    def __init__(self, base: str | None, spill_base: str | None = None) -> None:
+        self._own = _OwnDirectory(os.path.abspath(base) if base else _default_base(), "--wdir")
+        self.path = self._own.path
+        self.store = self._own.make("store")
+        self.runs = self._own.make("run")
+        self.spill = self.spill_runs = ""
+        self._spill: _OwnDirectory | None = None
         try:
-            if base:
-                os.makedirs(parent, exist_ok=True)
-            _sweep(parent)
+            self._find_spill(spill_base)
+        except LoomError:
+            self._own.remove()
+            raise
+
+    def _find_spill(self, base: str | None) -> None:
+        self.on_disk = ""
+        if not is_in_memory(self.store):
+            self.on_disk = self.store
+            return
+        if base:
+            self._spill = _OwnDirectory(os.path.abspath(base), "--spill-dir")
+        else:
+            on_disk = [place for place in (tempfile.gettempdir(), _DISK) if _is_on_disk(place)]
+            if not on_disk:
+                _log.warning("no directory on disk was found; name one with --spill-dir, for objects above --memory")
+                return
+            self._spill = _OwnDirectory(on_disk[0], "--spill-dir")
+        self.spill = self.on_disk = self._spill.make("store")
+        self.spill_runs = self._spill.make("run")
+
+    def remove(self) -> None:
+        self._own.remove()
+        if self._spill is not None:
+            self._spill.remove()
+
+
+class _OwnDirectory:
+    """A directory below `parent` with a lock in it."""
+
+    def __init__(self, parent: str, option: str) -> None:
+        try:
+            os.makedirs(parent, exist_ok=True)
+            sweep(parent)
             # Under its own name it is locked from the first moment, so that no worker that starts now sweeps it.
             draft = tempfile.mkdtemp(prefix=_DRAFT_PREFIX, dir=parent)
             self._lock = os.open(f"{draft}/{_LOCK}", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
             fcntl.flock(self._lock, fcntl.LOCK_EX)
             self.path = f"{parent}/{_PREFIX}{os.getpid()}-{draft.rpartition('-')[2]}"
             os.rename(draft, self.path)
-            self.store = self._make("store")
-            self.runs = self._make("run")
         except OSError as error:
             raise LoomError(
-                f"the worker directory {parent} cannot be used: {error.strerror}; name another one with --wdir"
+                f"the worker directory {parent} cannot be used: {error.strerror}; name another one with {option}"
             ) from error
 
-    def _make(self, name: str) -> str:
+    def make(self, name: str) -> str:
         path = f"{self.path}/{name}"
         os.mkdir(path, 0o700)
         return path
@@ -55,6 +98,13 @@ class WorkDirectory:
     def remove(self) -> None:
         shutil.rmtree(self.path, ignore_errors=True)
         os.close(self._lock)
+
+
+def _is_on_disk(path: str) -> bool:
+    try:
+        return os.access(path, os.W_OK | os.X_OK) and not is_in_memory(path)
+    except OSError:
+        return False
 
 
 def _default_base() -> str:
@@ -68,8 +118,8 @@ def _default_base() -> str:
     return tempfile.gettempdir()
 
 
-def _sweep(parent: str) -> None:
-    """Remove directories of dead workers of this user."""
+def sweep(parent: str) -> None:
+    """Remove directories of dead workers of this user below `parent`."""
     for directory in (*Path(parent).glob(f"{_PREFIX}*"), *Path(parent).glob(f"{_DRAFT_PREFIX}*")):
         try:
             status = directory.lstat()
@@ -87,3 +137,11 @@ def _sweep(parent: str) -> None:
             pass  # its worker lives
         finally:
             os.close(lock)
+
+
+def sweep_all(base: str | None, spill_base: str | None) -> None:
+    """Sweep wherever a worker with these options may have had a directory."""
+    places = [base] if base else [_SHM, tempfile.gettempdir()]
+    places += [spill_base] if spill_base else [tempfile.gettempdir(), _DISK]
+    for place in dict.fromkeys(map(os.path.abspath, places)):
+        sweep(place)

@@ -1,16 +1,18 @@
 """Fetches objects from the processes that hold them."""
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Final, NamedTuple
 
 from loom.limits import CONNECT_TIMEOUT_S, FETCH_IDLE_TIMEOUT_S
 from loom.messages import DataReply, PeerAddress
 from loom.net.link import Link, connect
 from loom.net.objects.handover import HandoverLink, connect_handover
-from loom.net.objects.lane import Adopt, Done, Fetched, Land, Lane, Opening, Request
+from loom.net.objects.lane import Adopt, Done, Fetched, Land, Lane, Opening, Request, Unserved
 from loom.wire.codec import Decoder
 
 __all__ = ["Fetched", "ObjectFetcher"]
+
+_HANDOVER_TIMEOUT_S: Final = 1.0  # to connect: on one host, where no answer means that the holder stands still
 
 
 class _Lanes(NamedTuple):
@@ -31,20 +33,24 @@ class ObjectFetcher:
         self._key = key
         self._land = land
         self._adopt = adopt
-        self._idle_timeout_s = idle_timeout_s
+        self.idle_timeout_s = idle_timeout_s
+        """May be changed at any time."""
         self._decoder = Decoder(DataReply)
         self._lanes: dict[tuple[str, int, str], _Lanes] = {}
         self._closed = False
 
     def fetch(self, peer: PeerAddress, objects: Sequence[int], done: Done) -> None:
-        """`done(object, fetched, reason)` is called once for every object, never from inside this call.
+        """`done(object, fetched, reason, unreachable)` is called once for every object, never from inside this call.
 
         `fetched` is the object packed if its holder keeps it so, else its header and payload; None where it could not
-        be had, and then `reason` says why. A holder that is silent for the idle time is given up.
+        be had, and then `reason` says why. `unreachable`: the holder could not be connected, the connection was lost,
+        or it was silent for the idle time. Such a holder is not tried again for some seconds: requests fail at once.
         """
         assert not self._closed
         lanes = self._lanes_to(peer)
-        lane = lanes.handover if lanes.handover is not None and lanes.handover.reachable else lanes.tcp
+        lane = lanes.tcp
+        if lanes.handover is not None and lanes.handover.reachable and lanes.tcp.reachable:
+            lane = lanes.handover
         lane.ask(Request(number, done) for number in objects)
 
     def close(self) -> None:
@@ -66,19 +72,21 @@ class ObjectFetcher:
 
     def _tcp_lane(self, host: str, port: int) -> Lane:
         async def opening(lane: Lane) -> Link:
-            return await connect(host, port, "data", self._key, self._decoder, lane)
+            timeout_s = min(CONNECT_TIMEOUT_S, self.idle_timeout_s)
+            return await connect(host, port, "data", self._key, self._decoder, lane, timeout_s)
 
         return self._lane(opening, _fail)
 
     def _handover_lane(self, name: str, tcp: Lane) -> Lane:
         async def opening(lane: Lane) -> HandoverLink:
-            return await connect_handover(name, "data", self._key, self._decoder, lane, CONNECT_TIMEOUT_S)
+            timeout_s = min(_HANDOVER_TIMEOUT_S, self.idle_timeout_s)
+            return await connect_handover(name, "data", self._key, self._decoder, lane, timeout_s)
 
-        return self._lane(opening, lambda request, _: tcp.ask([request]))
+        return self._lane(opening, lambda request, *_: tcp.ask([request]))
 
-    def _lane(self, opening: Opening, unserved: Callable[[Request, str], None]) -> Lane:
-        return Lane(opening, self._land, self._adopt, unserved, self._idle_timeout_s)
+    def _lane(self, opening: Opening, unserved: Unserved) -> Lane:
+        return Lane(opening, self._land, self._adopt, unserved, lambda: self.idle_timeout_s)
 
 
-def _fail(request: Request, reason: str) -> None:
-    request.done(request.object, None, reason)
+def _fail(request: Request, reason: str, unreachable: bool) -> None:
+    request.done(request.object, None, reason, unreachable)

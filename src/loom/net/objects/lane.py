@@ -18,11 +18,12 @@ from loom.net.objects.handover import HandoverLink
 
 _ASKED_AT_ONCE: Final = 4096  # objects in one request
 _WATCHES: Final = 4  # looks at a link in the time that it may be silent
+_SHUN_S: Final = 15.0  # a holder that could not be reached is not tried again for so long: each try may take seconds
 
 Fetched = bytes | tuple[bytes, list[Segment]] | None
 """A packed object, or header and payload, or nothing."""
 
-Done = Callable[[int, Fetched, str], None]
+Done = Callable[[int, Fetched, str, bool], None]
 Land = Callable[[int], tuple[memoryview, Callable[[], Segment]]]
 Adopt = Callable[[int, int], Segment]
 Opening = Callable[["Lane"], Awaitable[Link | HandoverLink]]
@@ -33,6 +34,10 @@ class Request(NamedTuple):
     done: Done
 
 
+Unserved = Callable[[Request, str, bool], None]
+"""A request with the reason, and whether that is that the holder cannot be reached."""
+
+
 class Lane:
     """Requests to one holder over one kind of connection, which `opening` makes with the lane as its handler."""
 
@@ -41,11 +46,9 @@ class Lane:
         opening: Opening,
         land: Land,
         adopt: Adopt,
-        unserved: Callable[[Request, str], None],
-        idle_timeout_s: float,
+        unserved: Unserved,
+        idle_timeout_s: Callable[[], float],
     ) -> None:
-        self.reachable = True
-        """False once it could not be connected."""
         self._opening = opening
         self._land = land
         self._adopt = adopt
@@ -61,13 +64,20 @@ class Lane:
         self._closed_reason = ""
         self._watch_timer: asyncio.TimerHandle | None = None
         self._heard_bytes = 0
-        self._heard_at_s = 0.0
+        self._quiet_watches = 0  # looks, not times: a process that was stopped itself gets to hear what waits for it
+        self._shunned_until_s = 0.0
+        self._story = ""  # of why
+
+    @property
+    def reachable(self) -> bool:
+        """False for some seconds after it could not be reached; what is asked for then fails at once."""
+        return self._loop.time() >= self._shunned_until_s
 
     def ask(self, requests: Iterable[Request]) -> None:
         """What is asked for in one turn of the loop travels together."""
         self._waiting.extend(requests)
         if self._closed_reason:
-            self._give_up(self._closed_reason)
+            self._give_up(self._closed_reason, unreachable=False)
         elif self._link is not None:
             if not self._ask_due:
                 self._ask_due = True
@@ -80,24 +90,24 @@ class Lane:
         if self._task is not None:
             self._task.cancel()
         self._disconnect(reason)
-        self._give_up(reason)
+        self._give_up(reason, unreachable=False)
 
     # -- the connection -----------------------------------------------------------------------------------------------
 
     async def _open(self) -> None:
-        link, story = None, ""
+        link = None
         try:
-            link = await self._opening(self)
+            if self.reachable:
+                link = await self._opening(self)
         except (ConnectError, OSError) as error:
-            story = str(error)
+            self._shun(str(error))
         finally:
             self._task = None  # before anything is given up: who is told may ask again
         if link is None:
-            self.reachable = False
-            self._give_up(story)
+            self._give_up(self._story, unreachable=True)
             return
         if link.closed:
-            self._give_up(f"{link.peer}: the connection was lost at once")
+            self._give_up(f"{link.peer}: the connection was lost at once", unreachable=True)
             return
         self._link = link
         self._ask_now()
@@ -107,7 +117,8 @@ class Lane:
         self._ask_due = False
         if self._link is None:
             return
-        self._heard_at_s = self._loop.time()
+        if not self._asked:
+            self._quiet_watches = 0
         requests, self._waiting = self._waiting, []
         self._asked.extend(requests)
         for begin in range(0, len(requests), _ASKED_AT_ONCE):
@@ -117,16 +128,23 @@ class Lane:
         """Close a connection that has been silent for too long, or not needed for as long."""
         if self._link is None:
             return
-        now = self._loop.time()
+        idle_timeout_s = self._idle_timeout_s()
+        self._quiet_watches += 1
         if self._link.received_bytes != self._heard_bytes:
             self._heard_bytes = self._link.received_bytes
-            self._heard_at_s = now
-        elif now - self._heard_at_s >= self._idle_timeout_s:
-            reason = f"{self._link.peer}: not a byte for {self._idle_timeout_s:g} s"
+            self._quiet_watches = 0
+        elif self._quiet_watches > _WATCHES and not self._waiting:
+            reason = f"{self._link.peer}: not a byte for {idle_timeout_s:g} s"
             self._disconnect(reason)
-            self._give_up(reason)
+            if self._asked:
+                self._shun(reason)
+            self._give_up(reason, unreachable=True)
             return
-        self._watch_timer = self._loop.call_later(self._idle_timeout_s / _WATCHES, self._watch)
+        self._watch_timer = self._loop.call_later(idle_timeout_s / _WATCHES, self._watch)
+
+    def _shun(self, story: str) -> None:
+        self._shunned_until_s = self._loop.time() + _SHUN_S
+        self._story = story
 
     def _disconnect(self, reason: str) -> None:
         link, self._link = self._link, None
@@ -137,12 +155,12 @@ class Lane:
         if link is not None:
             link.abort(reason)
 
-    def _give_up(self, reason: str) -> None:
+    def _give_up(self, reason: str, *, unreachable: bool) -> None:
         requests = [*self._asked, *self._waiting]
         self._asked.clear()
         self._waiting = []
         for request in requests:
-            self._unserved(request, reason)
+            self._unserved(request, reason, unreachable)
 
     # -- what the link says -------------------------------------------------------------------------------------------
 
@@ -158,7 +176,7 @@ class Lane:
     def on_closed(self, link: Link | HandoverLink, reason: str) -> None:
         if link is self._link:
             self._disconnect(reason)
-            self._give_up(f"{link.peer}: {reason}")
+            self._give_up(f"{link.peer}: {reason}", unreachable=True)
 
     def on_full(self, link: Link | HandoverLink) -> None:
         """Requests are small and go out all the same."""
@@ -168,7 +186,7 @@ class Lane:
 
     def _on_answer(self, link: Link | HandoverLink, message: ObjectComes | ObjectMissing) -> None:
         if isinstance(message, ObjectMissing):
-            self._unserved(self._asked.popleft(), f"{link.peer} does not have the object any more")
+            self._unserved(self._asked.popleft(), f"{link.peer} does not have the object any more", False)
         elif message.size_bytes == len(message.payload):
             self._deliver(message.header, [message.payload] if message.payload else [])
         elif isinstance(link, HandoverLink):
@@ -218,8 +236,8 @@ class Lane:
         """This side has no room for a payload: what follows it on the link cannot be told from it any more."""
         reason = f"no room for an object: {error}"
         self._disconnect(reason)
-        self._give_up(reason)
+        self._give_up(reason, unreachable=False)
 
     def _deliver(self, header: bytes, payload: list[Segment]) -> None:
         request = self._asked.popleft()
-        request.done(request.object, (header, payload) if header else join(payload), "")
+        request.done(request.object, (header, payload) if header else join(payload), "", False)
