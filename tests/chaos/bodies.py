@@ -98,20 +98,23 @@ def run_upper(context: Any, name: str, ms: float, *inputs: Any) -> bytes:
         return b"".join(map(_bytes_of, inputs)).upper()
 
 
-def run_redirect(context: Any, name: str, ms: float, depth: int, value: Any) -> Task:
+def run_redirect(context: Any, name: str, ms: float, depth: int, retries: int, value: Any) -> Task:
     """A plan in its place: `depth` more of these, in the end mix of the input and a constant."""
     with _Run(context, name, ms):
         inner = name.rstrip(f"{ledger.MANY};") + f"-r{ledger.MANY};"
         if depth:
-            return redirect_task(inner, ms, depth - 1, value)
-        return mix_task(inner, ms, value, tasks.const(b"end"))
+            task = redirect_task(inner, ms, depth - 1, retries, value)
+        else:
+            task = mix_task(inner, ms, value, tasks.const(b"end"))
+        task.retries = retries  # what it returns does not inherit its own
+        return task
 
 
 mix_task = tasks.py_task("mix", context=True, n_direct_args=2)(run_mix)
 blob_task = tasks.py_task("blob", context=True, n_direct_args=3)(run_blob)
 parts_task = tasks.py_task("parts", context=True, n_direct_args=4)(run_parts)
 upper_task = tasks.py_task("upper", context=True, n_direct_args=2)(run_upper)
-redirect_task = tasks.py_task("redirect", context=True, n_direct_args=3)(run_redirect)
+redirect_task = tasks.py_task("redirect", context=True, n_direct_args=4)(run_redirect)
 
 
 # -- Tasks that misbehave ---------------------------------------------------------------------------------------------

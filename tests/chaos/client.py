@@ -6,7 +6,9 @@ standard input before it goes on from `ready`, `delivered` and `empty`; its find
 
 from __future__ import annotations
 
+import faulthandler
 import json
+import os
 import re
 import sys
 import threading
@@ -22,6 +24,7 @@ from chaos.plans import Made, Maker
 from loom.client import Client, Future, TaskFailed
 from loom.tasktypes.task import Source, Task
 
+_STILL_S = 60.0  # without a new result: longer than any stop, partition or chain of tasks takes
 _EMPTY_S = 30.0  # after the last release, until the server has nothing any more
 
 
@@ -43,7 +46,6 @@ class Spec:
     cancel_share: float = 0.0  # of the futures, at some moment
     release_share: float = 0.0  # likewise, whether they are finished or not
     largest_bytes: int = 20_000_000
-    deadline_s: float = 120.0
 
 
 @dataclass
@@ -82,6 +84,7 @@ class Work:
     def submit(self) -> None:
         spec = self._spec
         maker = Maker(self._rng, spec.name, Path(spec.directory), spec.largest_bytes)
+        maker.retries = spec.retries
         given: list[Made] = []
         for number in range(spec.n_rounds):
             made = plans.make_round(maker, given, spec.cost_s / spec.n_rounds, spec.shapes)
@@ -195,26 +198,11 @@ def check_empty(client: Client) -> list[str]:
 def main(spec: Spec) -> None:
     report = Report()
     path = Path(spec.directory) / f"{spec.name}.report"
-
-    def give_up() -> None:
-        report.lost = [f"{made.name or made.source}: {future!r}" for future, made in list(work.open.items())]
-        report.error = report.error or f"not over after {spec.deadline_s:g} s"
-        path.write_bytes(msgspec.json.encode(report))
-        say("late")
-        import faulthandler
-        import os
-
-        faulthandler.dump_traceback()
-        os._exit(2)
-
     client = Client(spec.host, spec.port)
     work = Work(client, spec, report)
     say("ready")
     await_word()
-    timer = threading.Timer(spec.deadline_s, give_up)
-    timer.daemon = True
-    timer.start()
-    threading.Thread(target=_tell_progress, args=(work, report), daemon=True).start()
+    threading.Thread(target=_watch, args=(work, report, path), daemon=True).start()
     began = time.monotonic()
     try:
         work.submit()
@@ -222,9 +210,7 @@ def main(spec: Spec) -> None:
         work.change_mind()
         work.collect()
         report.seconds = time.monotonic() - began
-        timer.cancel()
     except Exception as error:
-        timer.cancel()
         report.error = f"{type(error).__name__}: {error}"
         report.lost = [made.name or repr(made.source) for made in work.open.values()]
     path.write_bytes(msgspec.json.encode(report))
@@ -238,11 +224,23 @@ def main(spec: Spec) -> None:
     client.close()
 
 
-def _tell_progress(work: Work, report: Report) -> None:
+def _watch(work: Work, report: Report, path: Path) -> None:
+    """Tell how far it is, and give up when nothing has come for a while."""
+    n_before, changed_at = (0, 0), time.monotonic()
     while True:
-        n_open = sum(not future.finished() for future in list(work.open))
-        say(f"progress {report.n_results + len(work.open) - n_open} {n_open}")
+        n_finished = sum(future.finished() for future in list(work.open))
+        say(f"progress {report.n_results + n_finished} {len(work.open) - n_finished}")
+        if (n_now := (report.n_results, n_finished)) != n_before or not work.open:
+            n_before, changed_at = n_now, time.monotonic()
+        elif time.monotonic() - changed_at > _STILL_S:
+            break
         bodies.pause(0.2)
+    report.lost = [f"{made.name or made.source}: {future!r}" for future, made in list(work.open.items())]
+    report.error = f"no result has come for {_STILL_S:g} s"
+    path.write_bytes(msgspec.json.encode(report))
+    say("late")
+    faulthandler.dump_traceback()
+    os._exit(2)
 
 
 if __name__ == "__main__":

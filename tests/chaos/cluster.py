@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -48,6 +48,7 @@ class Setup:
     environment: dict[str, str] = field(default_factory=dict)
     network: bool = False  # everybody in a network namespace of its own
     proxied: bool = False  # each worker reaches the server through a proxy of its own
+    client_proxied: bool = False  # the client does
     wdir: Path | None = None  # where the workers' directories are; below the run's directory unless given
     spill: Path | None = None
 
@@ -152,9 +153,11 @@ class Cluster:
         node = spec.name if self.network else ""
         if self.network:
             self.network.add(node)
+        proxy = Proxy((self.host, self.port)) if self.setup.client_proxied else None
         path = self.directory / f"{spec.name}.json"
-        path.write_bytes(msgspec.json.encode(spec))
+        path.write_bytes(msgspec.json.encode(spec if proxy is None else replace(spec, port=proxy.port)))
         client = ClientProcess(self, spec, path, node)
+        client.proxy = proxy
         self.clients.append(client)
         return client
 
@@ -207,11 +210,15 @@ class Cluster:
         self.strike(f"SIGTERM to {worker.name}")
         worker.popen.terminate()
 
-    def pause(self, worker: Process, number: signal.Signals) -> None:
-        """SIGSTOP or SIGCONT to all of a worker, executors too."""
+    def pause(self, worker: Process, number: signal.Signals, inner: bool = False) -> None:
+        """SIGSTOP or SIGCONT to all of a worker, executors too, or only to the process that talks to the server."""
         tell = self.strike if number == signal.SIGSTOP else self.say
-        tell(f"{number.name} to {worker.name}")
-        worker.signal_all(number)
+        tell(f"{number.name} to {'the inner process of ' if inner else ''}{worker.name}")
+        if inner:
+            with suppress(ProcessLookupError):
+                os.kill(worker_process(worker), number)
+        else:
+            worker.signal_all(number)
 
     def executors(self) -> list[psutil.Process]:
         found = []
@@ -270,9 +277,9 @@ class Cluster:
                 process.kill()
             except psutil.NoSuchProcess:
                 continue
-        for worker in self.workers:
-            if worker.proxy is not None:
-                worker.proxy.close()
+        for process in [*self.workers, *self.clients]:
+            if process.proxy is not None:
+                process.proxy.close()
         for one in [*self.workers, *self.clients, *([self.server] if hasattr(self, "server") else [])]:
             one.popen.wait()
         if self.network:

@@ -78,7 +78,7 @@ def _tell(outcome: Outcome, only: str | None) -> None:
         if len(found) > _SHOWN:
             print(f"    and {len(found) - _SHOWN} more")
     chosen = f" --only {only}" if only else ""
-    print(f"  logs: {outcome.directory}/log")
+    print(f"  logs: {outcome.directory}/log, what was done: {outcome.directory}/story")
     print(f"  again: python -m tests.chaos --seed {outcome.seed}{chosen} -v", flush=True)
 
 

@@ -86,13 +86,14 @@ class Fault:
 
 class WorkerKills(Fault):
     name = "worker-kills"
-    about = "kill -9 of workers at random, another one is started after a while"
+    about = "kill -9 of workers, of their supervisors, or of both, at random; another one is started after a while"
+    both: ClassVar[bool] = True  # whether worker and supervisor may be killed together
 
     def act(self, run: Run) -> None:
         kills = run.rng.randint(3, 8)
         while run.between(0.3, 2.5) and kills:
             if (worker := run.some_worker()) is not None:
-                run.cluster.kill(worker, run.rng.random())
+                run.cluster.kill(worker, run.rng.uniform(0.0 if self.both else 0.2, 1.0))
                 kills -= 1
             if not run.between(0, 1.5):
                 break
@@ -162,9 +163,10 @@ class WorkerStops(Fault):
 
     def act(self, run: Run) -> None:
         for worker in run.strikes(8, 0.3, 2):
-            run.cluster.pause(worker, signal.SIGSTOP)
+            inner = run.rng.random() < 0.3
+            run.cluster.pause(worker, signal.SIGSTOP, inner)
             run.between(self.least_s, self.most_s)
-            run.cluster.pause(worker, signal.SIGCONT)
+            run.cluster.pause(worker, signal.SIGCONT, inner)
 
 
 class WorkerSilent(WorkerStops):
@@ -285,6 +287,23 @@ class PartitionWorkers(Partition):
         self.cut(run, worker, [other.node for other in run.cluster.workers if other is not worker])
 
 
+class PartitionClient(Partition):
+    name = "partition-client"
+    about = "the client is cut off from everybody, both ways or one, and joined again"
+    repeats = False
+
+    def act(self, run: Run) -> None:
+        assert run.cluster.network is not None
+        others = [node for node in run.cluster.network.addresses if node != run.client.node]
+        for _ in range(5):
+            if not run.between(0.3, 2):
+                break
+            incoming, outgoing = run.rng.choice(((True, True), (True, False), (False, True)))
+            self.cut(run, run.client, others, incoming, outgoing)
+            run.between(0.5, 8)
+            self._join(run, run.client)
+
+
 class Proxied(Fault):
     """The link of each worker to the server goes through a proxy."""
 
@@ -351,6 +370,44 @@ class LinkFlips(Proxied):
         direction, after = run.rng.choice(BOTH), run.rng.randrange(2_000)
         run.cluster.strike(f"{name}: a bit {direction} after {after} bytes")
         proxy.flip(direction, after)
+
+
+class ClientLinkBreaks(Fault):
+    name = "client-link-breaks"
+    about = "the client's connection to the server is reset, half-closed, stalled, or a bit in it is flipped (proxy)"
+    repeats = False
+
+    def prepare(self, setup: Setup, spec: Spec, rng: Random, directory: Path) -> None:
+        setup.client_proxied = True
+
+    def act(self, run: Run) -> None:
+        proxy = run.client.proxy
+        assert proxy is not None
+        while run.between(0.1, 1.5):
+            how = run.rng.choice(("reset", "half-close", "stall", "flip", "refuse"))
+            direction = run.rng.choice(BOTH)
+            run.cluster.strike(f"client: {how} {direction}")
+            match how:
+                case "reset":
+                    proxy.cut()
+                case "half-close":
+                    proxy.half_close(direction)
+                case "stall":
+                    proxy.stall(direction)
+                    run.between(0.1, 2)
+                    proxy.go_on()
+                case "flip":
+                    proxy.flip(direction, run.rng.randrange(20_000))
+                case "refuse":
+                    proxy.refuse()
+                    proxy.cut()
+                    run.between(0.1, 3)
+                    proxy.refuse(False)
+
+    def heal(self, run: Run) -> None:
+        if run.client.proxy is not None:
+            run.client.proxy.flip(TO_TARGET, 1 << 40)
+            run.client.proxy.flip(FROM_TARGET, 1 << 40)
 
 
 class DiskFull(Fault):
@@ -489,7 +546,8 @@ class Daemons(Fault):
 
 class DaemonsAndKills(WorkerKills):
     name = "daemons-and-kills"
-    about = "such programs while workers are killed (-9)"
+    about = "such programs while workers or supervisors are killed (-9), never both of one together"
+    both = False
 
     def prepare(self, setup: Setup, spec: Spec, rng: Random, directory: Path) -> None:
         spec.misbehaving = {"daemon": 10, "endless": 4}
@@ -620,10 +678,12 @@ FAULTS: Final[dict[str, type[Fault]]] = {
         PartitionFull,
         PartitionOneWay,
         PartitionWorkers,
+        PartitionClient,
         LinkSlow,
         LinkStalls,
         LinkBreaks,
         LinkFlips,
+        ClientLinkBreaks,
         DiskFull,
         ClientKilledSubmitting,
         ClientKilledGathering,

@@ -36,6 +36,7 @@ class Maker:
 
     def __init__(self, rng: Random, prefix: str, directory: Path, largest_bytes: int) -> None:
         self.rng = rng
+        self.retries = 0  # of what functions return to be run in their place
         self.sizes = [size for size in _LARGE_BYTES if size <= largest_bytes]
         self.cost_s = 0.0
         self.n_tasks = 0
@@ -77,7 +78,7 @@ class Maker:
         name, depth = self.name(), self.rng.randrange(3)
         ms = self._some_ms()
         self.cost_s += depth * ms / 1000
-        task = bodies.redirect_task(name, ms, depth, given.source)
+        task = bodies.redirect_task(name, ms, depth, self.retries, given.source)
         return Made(task, bodies.mix((*values([given]), b"end")), name=name)
 
     def merge(self, inputs: Sequence[Made], delimiter: bytes = b"") -> Made:
@@ -226,4 +227,5 @@ def make_round(maker: Maker, given: Sequence[Made], cost_s: float, shapes: Seque
 
 def small_bag(maker: Maker, n: int) -> list[Made]:
     """Many small tasks."""
+    maker.ms = 0.5
     return [maker.mix([Made(tasks.const(b"%d" % i), b"%d" % i)]) for i in range(n)]

@@ -20,7 +20,7 @@ from chaos.ledger import Ledger
 
 _READY_S: Final = 30.0
 _WARM_S: Final = 40.0
-_DELIVERED_S: Final = 150.0  # a client gives up by itself before that
+_DELIVERED_S: Final = 400.0  # a client gives up by itself as soon as nothing moves
 _EMPTY_S: Final = 60.0
 _PAUSE_S: Final = 0.05
 
@@ -52,7 +52,10 @@ def run_seed(
     began = time.monotonic()
 
     def tell(text: str) -> None:
-        say(f"{time.monotonic() - began:7.2f} {text}")
+        line = f"{time.monotonic() - began:7.2f} {text}"
+        say(line)
+        with (directory / "story").open("a") as story:
+            story.write(line + "\n")
 
     findings = Findings()
     fault.before(directory)

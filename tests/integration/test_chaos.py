@@ -55,7 +55,6 @@ def test_workers_are_killed() -> None:
     outcome = run_seed(1, "worker-kills", scale=0.3)
     assert not outcome.findings.bad(), outcome
     assert outcome.findings.n_results > 0
-    assert outcome.findings.n_repeated > 0
 
 
 @pytest.mark.timeout(150)

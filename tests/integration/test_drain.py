@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -148,8 +149,7 @@ def test_time_limit(one_worker: MakeCluster, tmp_path: Path) -> None:
         assert client.fetch(futures) == [b"0\n"]
 
 
-def test_worker_that_stands_still_is_gone_all_the_same(one_worker: MakeCluster, tmp_path: Path) -> None:
-    """Whatever keeps it: here its server, which says nothing any more."""
+def test_server_that_stands_still_during_a_drain(one_worker: MakeCluster, tmp_path: Path) -> None:
     cluster = one_worker("--drain-timeout", "0.5")
     server = psutil.Process(cluster.server.pid)
     with cluster.client() as client:
@@ -160,3 +160,21 @@ def test_worker_that_stands_still_is_gone_all_the_same(one_worker: MakeCluster, 
             leave(cluster.workers[0])
         finally:
             server.resume()
+
+
+def test_worker_that_cannot_leave_is_gone_all_the_same(one_worker: MakeCluster, tmp_path: Path) -> None:
+    script = """
+from loom.worker.shell import WorkerShell
+WorkerShell.stop = lambda self: None
+from loom.cli.worker import main
+main()
+"""
+    cluster = one_worker()
+    log = tmp_path / "worker-stuck.log"
+    options = ("--cpus", "1", "--wdir", str(cluster.wdir), "--drain-timeout", "0.5", "127.0.0.1", str(cluster.port))
+    with log.open("wb") as stream:
+        worker = Worker([sys.executable, "-c", script, *options], stderr=stream, env=cluster.environment)
+    cluster.workers.append(worker)
+    cluster.client().close()  # once all the workers are there
+    worker.terminate()
+    assert worker.wait(LEAVE_S) == -signal.SIGALRM

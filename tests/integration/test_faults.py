@@ -467,7 +467,9 @@ class TestEnds:
         assert not futures[0].finished()
 
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-    def test_signals_end_them_with_status_0(self, cluster: Cluster, number: signal.Signals) -> None:
+    def test_signals_end_them_with_status_0(self, tmp_path: Path, number: signal.Signals) -> None:
+        """How workers drain is in test_drain.py."""
+        cluster = Cluster(tmp_path, worker_options=("--drain-timeout", "0"))
         with cluster.client() as client:
             running = client.submit([tasks.run("/bin/sleep 300"), nap(300)])
             eventually(lambda: programs(cluster))
@@ -477,6 +479,7 @@ class TestEnds:
                 assert process.wait(10) == 0
             cluster.assert_nothing_left()
             assert running[0].running()
+        cluster.stop()
 
     def test_a_worker_that_is_started_before_its_server(self, cluster: Cluster) -> None:
         log: Path

@@ -19,7 +19,7 @@ from loom.net import link as link_module
 from loom.net.link import Link, connect
 from loom.net.listener import Listener, listen
 from loom.wire.codec import Decoder, encode
-from loom.wire.framing import BULK, CONTROL
+from loom.wire.framing import CONTROL, HEADER_BYTES, bulk_header, put_header
 from loom.wire.handshake import NONCE_BYTES, VERSION, Accepting, Connecting
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -52,6 +52,12 @@ async def assert_serves(port: int, record: Record) -> None:
     link.send([probe])
     await record.until(lambda: probe in record.messages)
     link.abort("enough")
+
+
+def framed(payload: bytes) -> bytes:
+    frame = bytearray(HEADER_BYTES) + payload
+    put_header(frame, CONTROL)
+    return bytes(frame)
 
 
 def test_messages_both_ways_in_order(runner: asyncio.Runner) -> None:
@@ -238,14 +244,15 @@ def test_many_half_open_links_do_not_keep_a_client_out(runner: asyncio.Runner) -
 @pytest.mark.parametrize(
     ("data", "why"),
     [
-        ((MAX_FRAME_BYTES + 1).to_bytes(4, "little") + bytes([CONTROL]), "67,108,865 bytes"),
-        (b"\1\0\0\0\x09x", "unknown kind"),
-        (b"\1\0\0\0" + bytes([BULK]) + b"x", "where 0 are expected"),
-        (b"\1\0\0\0" + bytes([CONTROL]) + b"\xc1", "malformed message"),
+        ((MAX_FRAME_BYTES + 1).to_bytes(4, "little") + bytes([CONTROL]) + bytes(4), "67,108,865 bytes"),
+        (b"\1\0\0\0\x09" + bytes(4) + b"x", "unknown kind"),
+        (bulk_header(1) + b"x", "where 0 are expected"),
+        (bytes(encode([GetStats(2)])[:-1]) + b"\x03", "damaged"),
+        (framed(b"\xc1"), "malformed message"),
         (bytes(encode([Acked(1)])), "malformed message"),
         (secrets.token_bytes(500_000), "protocol error"),
     ],
-    ids=["oversized", "kind", "bulk", "malformed", "direction", "noise"],
+    ids=["oversized", "kind", "bulk", "damaged", "malformed", "direction", "noise"],
 )
 def test_broken_protocol_ends_that_link_only(
     runner: asyncio.Runner, data: bytes, why: str, caplog: pytest.LogCaptureFixture

@@ -176,7 +176,9 @@ class TestWorkers:
     def test_status_and_name_of_the_supervisor(self, cluster: Cluster) -> None:
         supervisor = psutil.Process(cluster.workers[0].pid)
         assert supervisor.name() == "loom-supervisor"
-        assert cluster.workers[0].itself().name() != "loom-supervisor"
+        worker = cluster.workers[0].itself()
+        assert worker.name() != "loom-supervisor"
+        assert os.getpgid(worker.pid) == worker.pid  # so it is not killed with its supervisor's group
         command: list[str | Path] = [
             SCRIPTS / "loom-worker",
             "--load",

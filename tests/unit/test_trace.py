@@ -346,13 +346,10 @@ def test_times_of_what_the_loop_sees_are_counted_back(
     trace.executor_free(0, 700)
     trace.redirected(task_of(kind, 5), 0)
     trace.redirected(task_of(kind, 6), 1)  # in an executor that had begun before the trace did
-    trace.program_began(task_of(kind, 3))
-    trace.program_began(task_of(kind, 4))
     trace.fetching(5, [11, 12, 13])
     clock_us = 3_000
     trace.program_ended(task_of(kind, 3), 1_500, 9, "")
-    trace.program_stopped(4)
-    trace.program_stopped(99)  # began before the trace did
+    trace.program_ended(task_of(kind, 4), 2_000, 0, "cancelled")
     trace.died(task_of(kind, 7), 0, "killed")
     trace.fetched(12, 70)
     trace.not_fetched(11)

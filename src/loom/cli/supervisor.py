@@ -30,11 +30,13 @@ def supervise(sweep: Callable[[], None]) -> None:
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     gc.freeze()  # the memory of both stays shared
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, as it may have been for us, nobody could be waited for
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _WAITED_FOR)  # none is lost on the way to sigwaitinfo
     supervisor = os.getpid()
     worker = os.fork()
     if worker == 0:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        os.setpgid(0, 0)  # who kills the group that was started (a shell's job) does not kill both
         adopt_orphans()
         if not end_with_parent(supervisor, signal.SIGINT):
             sys.exit(1)
@@ -68,7 +70,7 @@ def _wait(worker: int) -> int:
                 return status
         elif said.si_signo == signal.SIGQUIT:
             os.kill(worker, signal.SIGKILL)
-        elif said.si_code <= 0:  # from a process; what comes from a terminal has gone to the worker, too
+        else:
             os.kill(worker, said.si_signo)
 
 

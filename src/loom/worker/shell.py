@@ -413,8 +413,6 @@ class WorkerShell:
             self._on_program_done(task, value, error, duration_us)
 
         inputs = [self._store.get(i) for i in task.inputs]
-        if self._trace.on:
-            self._trace.program_began(task)
         variables = self._hardware.variables(task.cpus, task.gpus)
         cores = self._hardware.core_ids(task.cores)
         if not cores:

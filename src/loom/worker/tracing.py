@@ -38,7 +38,6 @@ class WorkerTrace:
         self._kinds: dict[WorkerKind, int] = {}  # those named in the file
         self._ran = bytearray()  # rows of tasks since the last flush
         self._fetches: dict[int, tuple[int, int]] = {}  # objects on their way: from where, since when
-        self._programs: dict[int, tuple[Task, int]] = {}  # those that run: since when
         self._free_us: dict[int, int] = {}  # executors: what runs there now began then
         self._timer: asyncio.TimerHandle | None = None
 
@@ -67,7 +66,6 @@ class WorkerTrace:
         self.on = False
         self._kinds.clear()
         self._fetches.clear()
-        self._programs.clear()
         self._free_us.clear()
         if self._timer is not None:
             self._timer.cancel()
@@ -138,24 +136,13 @@ class WorkerTrace:
         begun_us = self._free_us.get(executor, until_us)
         self.ended_badly(task, begun_us, until_us - begun_us, story)
 
-    def program_began(self, task: Task) -> None:
-        self._programs[task.id] = task, now_us()
-
     def program_ended(self, task: Task, duration_us: int, size_bytes: int, error: str) -> None:
         """`error` is empty where it ended well."""
-        self._programs.pop(task.id, None)
         begun_us = now_us() - duration_us
         if error:
             self.ended_badly(task, begun_us, duration_us, error)
         else:
             self.ran(task, begun_us, duration_us, size_bytes)
-
-    def program_stopped(self, task_id: int) -> None:
-        """A program that had begun before the trace did is passed over."""
-        found = self._programs.pop(task_id, None)
-        if found is not None:
-            task, begun_us = found
-            self.ended_badly(task, begun_us, now_us() - begun_us, "cancelled")
 
     # -- Objects ------------------------------------------------------------------------------------------------------
 
