@@ -12,6 +12,7 @@ HANDSHAKE_TIMEOUT_S: Final = 10.0
 MAX_HALF_OPEN_LINKS: Final = 128  # at the bound the oldest is cut, a newcomer is never refused
 LINK_HIGH_WATER_BYTES: Final = 4 * MIB  # above it the core stops feeding a link
 LINK_LOW_WATER_BYTES: Final = 1 * MIB
+RELAY_PIECES: Final = 8  # of 1 MiB: what a worker sends through the server before it is told to go on
 BULK_PIECE_BYTES: Final = 256 * KIB  # largest write of bulk data at a time
 LINK_FLUSH_TIMEOUT_S: Final = 10.0  # a closed link whose peer does not take the rest is cut after this
 FETCH_IDLE_TIMEOUT_S: Final = 30.0  # a fetch without a byte for so long is over

@@ -364,6 +364,12 @@ class WorkerCondition(Message, tag=73):
     disk_full: bool
 
 
+class NotTaken(Message, tag=75):
+    """Objects of a leaving worker that could not be brought here (`objects`: Q column)."""
+
+    objects: bytes
+
+
 class RelayWanted(Message, tag=74):
     """No holder of these objects can be reached from here (`objects`: Q column): send them through the server."""
 
@@ -382,6 +388,7 @@ WorkerToServer = (
     | WorkerLeaves
     | WorkerCondition
     | RelayWanted
+    | NotTaken
 )
 
 
@@ -397,25 +404,25 @@ class WorkerAccepted(Message, tag=96):
 
 
 class TaskKind(Message):
-    """Tasks of one symbol, label prefix and request, whose durations are alike: announced once a link.
-
-    `time_limit_ms`: how long one of them may run; 0: as long as it likes.
-    """
+    """Tasks of one symbol, label prefix and request, whose durations are alike: announced once a link."""
 
     kind: Id
     symbol: Symbol
     label: Label
     request: Request
-    time_limit_ms: Count
 
 
 class RunTask(Message):
-    """`inputs` are positional object ids; `consumers` is how many tasks will take the object, wherever they run."""
+    """`inputs` are positional object ids; `consumers` is how many tasks will take the object, wherever they run.
+
+    `time_limit_ms`: how long it may run; 0: as long as it likes.
+    """
 
     task: Id
     attempt: Id
     kind: Id
     flags: Count
+    time_limit_ms: Count
     consumers: Count
     config: bytes
     inputs: list[Id]
@@ -467,9 +474,14 @@ class ForgetSession(Message, tag=102):
 
 
 class RelayObject(Message, tag=103):
-    """Send this object to the server in RelayPiece messages."""
+    """Send this object to the server: up to so many RelayPiece messages that are not the last, then wait.
+
+    `go_on`: so many more of one that is under way. It may have crossed the last piece, then it says nothing.
+    """
 
     object: Id
+    pieces: Count
+    go_on: bool
 
 
 class StopWorker(Message, tag=104):

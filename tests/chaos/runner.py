@@ -15,7 +15,8 @@ from chaos import checker
 from chaos.checker import Findings
 from chaos.client import Spec
 from chaos.cluster import ClientProcess, Cluster, Setup, Trouble
-from chaos.faults import FAULTS, Fault, Run
+from chaos.faults import FAULTS
+from chaos.faults.fault import Fault, Run
 from chaos.ledger import Ledger
 
 _READY_S: Final = 30.0

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import secrets
 import socket
+import struct
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
@@ -54,9 +55,9 @@ async def assert_serves(port: int, record: Record) -> None:
     link.abort("enough")
 
 
-def framed(payload: bytes) -> bytes:
+def framed(payload: bytes, kind: int = CONTROL) -> bytes:
     frame = bytearray(HEADER_BYTES) + payload
-    put_header(frame, CONTROL)
+    put_header(frame, kind)
     return bytes(frame)
 
 
@@ -244,8 +245,8 @@ def test_many_half_open_links_do_not_keep_a_client_out(runner: asyncio.Runner) -
 @pytest.mark.parametrize(
     ("data", "why"),
     [
-        ((MAX_FRAME_BYTES + 1).to_bytes(4, "little") + bytes([CONTROL]) + bytes(4), "67,108,865 bytes"),
-        (b"\1\0\0\0\x09" + bytes(4) + b"x", "unknown kind"),
+        (struct.pack("<IBHI", MAX_FRAME_BYTES + 1, CONTROL, 0x0401 ^ CONTROL, 0), "67,108,865 bytes"),
+        (framed(b"x", kind=9), "unknown kind"),
         (bulk_header(1) + b"x", "where 0 are expected"),
         (bytes(encode([GetStats(2)])[:-1]) + b"\x03", "damaged"),
         (framed(b"\xc1"), "malformed message"),

@@ -127,6 +127,22 @@ class TestWorkers:
             assert runaways.living() == []
             assert directories(cluster) == []
 
+    def test_that_are_killed_together_with_their_supervisors(self, cluster: Cluster, runaways: Runaways) -> None:
+        """The next one that starts there ends what their programs have left."""
+        with cluster.client() as client:
+            future = running(client, as_program, runaways)
+            cluster.watch()
+            worker = cluster.workers[0]
+            itself = worker.itself()
+            worker.send_signal(signal.SIGSTOP)
+            itself.kill()
+            worker.kill_supervisor()
+            assert worker.wait(LEAVE_S) == -signal.SIGKILL
+            assert runaways.living()
+            future.release()
+            cluster.add_worker()
+            assert runaways.living() == []
+
     @KINDS
     @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP, signal.SIGQUIT])
     def test_that_are_told_to_leave_at_once(

@@ -5,12 +5,13 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from clusters import Cluster, Worker, assert_no_objects, eventually
-from loom.client import Client, Task, tasks
+from loom.client import Client, LoomException, Task, tasks
 from loom.messages import PeerAddress
 from proxy import FROM_TARGET, TO_TARGET, Proxy
 
@@ -22,10 +23,8 @@ def letters(size: int) -> bytes:
     return bytes(range(256)) * (size // 256)
 
 
-@pytest.fixture
-def cut_off(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Client:
-    """A client of `cluster` whose direct fetches all fail."""
-    client = cluster.client()
+def cut_off_from_workers(client: Client, monkeypatch: pytest.MonkeyPatch) -> Client:
+    """Its direct fetches all fail."""
 
     def fetch(_peer: PeerAddress, objects: Sequence[int], done: Callable[[int, None, str, bool], None]) -> None:
         for object_id in objects:
@@ -33,6 +32,12 @@ def cut_off(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Client:
 
     monkeypatch.setattr(client._engine._fetcher, "fetch", fetch)
     return client
+
+
+@pytest.fixture
+def cut_off(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Client:
+    """A client of `cluster` whose direct fetches all fail."""
+    return cut_off_from_workers(cluster.client(), monkeypatch)
 
 
 @pytest.mark.parametrize("size", [20_000, 64 * 1024, 3 * MIB, 40 * MIB])
@@ -54,6 +59,39 @@ def test_an_array_and_a_python_object(cut_off: Client) -> None:
         parts = [letters(MIB), tasks.const("x" * 9000), tasks.py_value(list(range(50_000)))]
         whole = bytes(range(256)) * 4096
         assert client.submit_one(tasks.array_make(parts)).gather() == [whole, b"x" * 9000, list(range(50_000))]
+
+
+def test_who_takes_nothing_holds_the_holder_up_until_it_lets_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not more of the object is sent than the links on the way take, and the rest goes with the object."""
+    cluster = Cluster(tmp_path, n_workers=0)
+    target = ("127.0.0.1", cluster.port)
+    with Proxy(target) as of_worker, Proxy(target) as of_client:
+        cluster.port = of_worker.port
+        worker = cluster.add_worker()
+        client = cut_off_from_workers(Client("127.0.0.1", of_client.port), monkeypatch)
+        with client, ThreadPoolExecutor(1) as thread:
+            future = client.submit_one(letters(120 * MIB))
+            future.wait()
+            before = of_client.passed_bytes(FROM_TARGET)
+            gathering = thread.submit(future.gather)
+            eventually(lambda: of_client.passed_bytes(FROM_TARGET) > before + MIB, what="the beginning of the object")
+            of_client.stall(FROM_TARGET)
+            future.release()
+            with pytest.raises(LoomException):
+                gathering.result()
+            eventually(lambda: not deleted_files(worker), what="the end of the object")
+            assert of_worker.passed_bytes(TO_TARGET) < 100 * MIB
+            of_client.go_on()
+        cluster.watch()
+        cluster.stop()
+
+
+def deleted_files(worker: Worker) -> list[str]:
+    """That are in use still."""
+    lines = Path(f"/proc/{worker.itself().pid}/maps").read_text().splitlines()
+    return [line for line in lines if "loom-worker" in line and line.endswith("(deleted)")]
 
 
 # -- Between workers ---------------------------------------------------------------------------------------------------

@@ -65,6 +65,17 @@ def test_a_small_job_beside_a_large_one_gets_its_share() -> None:
     assert took_s < 1.25 * (100 * 0.01 / 1)  # one of two cores
 
 
+def test_a_session_that_was_idle_has_saved_nothing_up() -> None:
+    world = QuietWorld([1.0, 1.0])
+    idle = Bag(world, [1_000])
+    busy = Bag(world, [10_000] * 2_000)
+    world.run_until(lambda: idle.is_done() and world.clock.now > busy.began_at + 5)
+    left = len(busy.missing)
+    other = Bag(world, [10_000] * 100)
+    world.run_until(other.is_done)
+    assert left - len(busy.missing) > 70  # while the other had its hundred
+
+
 def test_a_task_of_ten_minutes_has_nothing_waiting_behind_it() -> None:
     world = QuietWorld([1.0, 1.0])
     bag = Bag(world, [600_000_000] + [1_000] * 2_000)

@@ -5,6 +5,8 @@ import errno
 import fcntl
 import gc
 import os
+import signal
+import subprocess
 import sys
 import tempfile
 import threading
@@ -594,6 +596,31 @@ def test_directories_of_the_dead_are_removed(tmp_path: Path) -> None:
         assert os.listdir(tmp_path) == [living.name]
     sweep(str(tmp_path))
     assert os.listdir(tmp_path) == []
+
+
+def test_what_runs_in_directories_of_the_dead_is_killed(tmp_path: Path) -> None:
+    """Only there, and not who does it."""
+    dead = tmp_path / "loom-worker-1-dead"
+    places = [dead / "run" / "p1", dead / "run" / "p1" / "deep", tmp_path / "loom-worker-1-dead-not"]
+    for place in places:
+        place.mkdir(parents=True)
+    (dead / ".lock").touch()
+    script = ("/bin/sh", "-c", "trap '' TERM INT HUP; echo; exec sleep 1000")
+    processes = [subprocess.Popen(script, cwd=place, stdout=subprocess.PIPE) for place in places]
+    for process in processes:
+        assert process.stdout is not None
+        process.stdout.readline()
+    (dead / "run" / "own").mkdir()
+    sweeper = "import sys; from loom.worker.workdir import sweep; sweep(sys.argv[1])"
+    subprocess.run([sys.executable, "-c", sweeper, str(tmp_path)], cwd=dead / "run" / "own", check=True)
+    assert [process.wait(10) for process in processes[:2]] == [-signal.SIGKILL] * 2
+    assert not dead.exists()
+    assert processes[2].poll() is None
+    for process in processes:
+        assert process.stdout is not None
+        process.kill()
+        process.wait()
+        process.stdout.close()
 
 
 def test_a_spill_directory_that_cannot_be_used_leaves_nothing(quick: Path) -> None:

@@ -135,7 +135,7 @@ def test_text_that_is_no_text() -> None:
 
 
 def test_bounds_of_labels_hold_on_the_wire() -> None:
-    kind = TaskKind(1, "loom/data/const", "x" * (MAX_LABEL_CHARS + 1), Request(), 0)
+    kind = TaskKind(1, "loom/data/const", "x" * (MAX_LABEL_CHARS + 1), Request())
     with pytest.raises(ProtocolError):
         Decoder(ServerToWorker).decode(encode_payload([loom.messages.RunTasks([kind], [], [], [])]))
 

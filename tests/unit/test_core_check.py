@@ -110,8 +110,8 @@ def test_a_spoilt_server_is_noticed(spoil: Callable[[ServerCore], None]) -> None
 def test_a_spoilt_worker_is_noticed() -> None:
     def busy() -> WorkerCore:
         core = WorkerCore(1, {"t/work": "program"})
-        tasks = [RunTask(n, 1, 0, 0, 1, b"", [n - 1] if n > 1 else []) for n in (1, 2)]
-        core.step([WorkerHears([RunTasks([TaskKind(0, "t/work", "", Request(1), 0)], [], [], tasks)])], 0.0)
+        tasks = [RunTask(n, 1, 0, 0, 0, 1, b"", [n - 1] if n > 1 else []) for n in (1, 2)]
+        core.step([WorkerHears([RunTasks([TaskKind(0, "t/work", "", Request(1))], [], [], tasks)])], 0.0)
         check_worker(core)
         return core
 

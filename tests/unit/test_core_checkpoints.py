@@ -4,11 +4,13 @@ import pytest
 from core_builders import Bench, Row, chunk_of, ids, listed
 
 from loom.core import states
+from loom.core.events import Received
 from loom.core.node import WANTED, WRITING
 from loom.ids import SERVER_MADE
 from loom.messages import (
     CancelTasks,
     CheckpointWritten,
+    CloseSession,
     DropObjects,
     ObjectsHeld,
     RelayPiece,
@@ -108,3 +110,11 @@ def test_what_is_kept_for_its_checkpoint_only_is_forgotten_when_it_is_lost(bench
     bench.release(CLIENT, 0)
     bench.down(W1)
     assert not bench.core.graph.sessions[1].n_nodes
+
+
+def test_one_fails_in_the_turn_in_which_its_session_ends(bench: Bench) -> None:
+    first, _ = bench.submit(CLIENT, [Row(cpus=0, result=True, checkpoint=SAVED), Row([0], result=True)]).tasks(W1)
+    bench.finish(W1, first)
+    failed = Received(W1, [CheckpointWritten(ids(0)[0], "disk full")])
+    bench.step(failed, Received(CLIENT, [CloseSession(bench.seq(CLIENT))]))
+    assert not bench.core.graph.sessions

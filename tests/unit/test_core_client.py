@@ -358,6 +358,14 @@ def test_a_result_that_is_here_stays_good(bench: Bench) -> None:
     assert 0 not in bench.core.holders
 
 
+def test_a_result_that_is_here_and_is_told_again_is_no_news(bench: Bench) -> None:
+    """The server does not know after a reconnect what has arrived."""
+    bench.hear(ready(0, b"packed"))
+    bench.reconnect()
+    bench.hear(SessionOpened(5, 1), ready(0), ready(1))
+    assert [r.number for effect in bench.all(Ready) for r in effect.results] == [1]
+
+
 def test_releases_name_their_results(bench: Bench) -> None:
     assert listed(bench.step(ReleaseResults([3, 1])).told(Release).numbers) == [3, 1]
 

@@ -4,14 +4,16 @@ from core_builders import Bench, Row, Said, ids, listed, numbers
 
 from loom.core import states
 from loom.core.crashes import Crashes
-from loom.core.events import LinkUp, Received
-from loom.limits import SMALL_OBJECT_BYTES
+from loom.core.events import LinkDrained, LinkFull, LinkUp, Received
+from loom.core.node import CUT
+from loom.limits import RELAY_PIECES, SMALL_OBJECT_BYTES
 from loom.messages import (
     CancelResults,
     CancelTasks,
     DropObjects,
     FailedTask,
     GiveBack,
+    NotTaken,
     ObjectsHeld,
     RegisterWorker,
     RelayedObject,
@@ -73,6 +75,39 @@ class TestRetries:
         said = bench.say(W1, TasksGivenBack(numbers(ahead.task), numbers(ahead.attempt), False))
         assert said.numbers(W1) == [1]
         assert bench.node(1).state == states.ASSIGNED
+
+    def test_it_is_run_again_where_it_has_not_just_failed(self) -> None:
+        bench = bench_with(1)
+        bench.submit(C, [Row(result=True, retries=3), *[Row(result=True) for _ in range(3)]])
+        bench.worker(W2)
+        (task,) = [RunTask(n.id, n.attempt, 0, 0, 0, 0, b"", []) for n in [bench.node(0)]]
+        said = fail(bench, W1, task)
+        assert 0 not in said.numbers(W1)
+        assert len(said.numbers(W1)) == 1  # what is behind it does not wait with it
+        other = bench.node(1)
+        said = bench.finish(W2, RunTask(other.id, other.attempt, 0, 0, 0, 0, b"", []))
+        assert 0 in said.numbers(W2)
+
+    def test_alone_it_is_run_again_where_it_has_failed(self) -> None:
+        bench = bench_with(1)
+        (task,) = bench.submit(C, [Row(result=True, retries=1)]).tasks(W1)
+        assert fail(bench, W1, task).numbers(W1) == [0]
+
+    def test_what_there_was_with_it_is_over_when_it_has_finished(self) -> None:
+        bench = bench_with(0)
+        bench.submit(C, [Row(result=True, retries=1)])
+        for _ in range(2):
+            said = bench.worker(W1)
+            bench.down(W1)
+        said = bench.worker(W1)
+        (again,) = fail(bench, W1, *said.tasks(W1)).tasks(W1)
+        bench.finish(W1, again)
+        session = bench.core.graph.sessions[1]
+        assert not session.tries
+        assert not session.crashes
+        said = bench.down(W1)
+        assert not errors(said)
+        assert bench.worker(W1).numbers(W1) == [0]
 
 
 class TestPriorities:
@@ -178,6 +213,25 @@ class TestCrashes:
         assert W1 in said.closed
         assert said.numbers(W2) == [0]
 
+    def test_a_worker_that_comes_back_before_it_is_missed_has_lost_nothing_by_it(self) -> None:
+        bench = bench_with(0)
+        bench.submit(C, [Row(result=True)])
+        for _ in range(2):
+            bench.worker(W1)
+            bench.down(W1)
+        worker = bench.worker(W1).one(W1, WorkerAccepted).worker  # has it on trial
+        said = _register(bench, W2, RegisterWorker("w", 1, [], "host", 2, "", ["t/work"], 0, (1, worker)))
+        assert not errors(said)
+        assert said.numbers(W2) == [0]
+
+    def test_a_task_on_trial_whose_type_nobody_has_fails(self) -> None:
+        bench = bench_with(0)
+        bench.submit(C, [Row(result=True, symbol="own/x")])
+        for _ in range(2):
+            bench.worker(W1, symbols=["own/x"])
+            bench.down(W1)
+        assert "unknown task type" in errors(bench.worker(W1))[0]
+
     def test_the_limit_is_the_servers(self) -> None:
         bench = bench_with(0)
         bench.core._crashes = Crashes(bench.core.graph, 0)
@@ -195,7 +249,7 @@ class TestCrashes:
         assert list(bench.core.graph.sessions[1].on_trial) == [bench.node(0)]
         bench.client(2)
         bench.worker(W1)  # it gets the suspect at once
-        said = bench.finish(W1, RunTask(bench.node(0).id, bench.node(0).attempt, 0, 0, 0, b"", []))
+        said = bench.finish(W1, RunTask(bench.node(0).id, bench.node(0).attempt, 0, 0, 0, 0, b"", []))
         assert not said.all(C, ResultsFailed)
         assert bench.node(0).state == states.FINISHED
 
@@ -244,6 +298,37 @@ class TestLeaving:
         assert bench.worker(W2).numbers(W2) == [0]
         assert not bench.core.graph.sessions[1].crashes
 
+    def ready(self) -> Bench:
+        """A result at two workers, a third one that has nothing."""
+        bench = bench_with(1)
+        (task,) = bench.submit(C, [Row(result=True)]).tasks(W1)
+        bench.finish(W1, task)
+        bench.worker(W2)
+        bench.say(W2, ObjectsHeld(numbers(task.task)))
+        bench.worker(W3)
+        return bench
+
+    def test_a_copy_at_a_worker_that_leaves_too_is_none(self) -> None:
+        bench = self.ready()
+        assert bench.say(W1, WorkerLeaves()).all(W1, StopWorker)
+        said = bench.say(W2, WorkerLeaves())
+        assert said.one(W3, TakeObjects)
+        assert not said.all(W2, StopWorker)
+        assert bench.say(W3, ObjectsHeld(numbers(*ids(0)))).all(W2, StopWorker)
+
+    def test_another_takes_what_one_cannot_take_or_is_gone_with(self) -> None:
+        bench = bench_with(1)
+        (task,) = bench.submit(C, [Row(result=True)]).tasks(W1)
+        bench.finish(W1, task)
+        bench.worker(W2)
+        assert bench.say(W1, WorkerLeaves()).one(W2, TakeObjects)
+        bench.worker(W3)
+        assert bench.say(W2, NotTaken(numbers(task.task))).one(W3, TakeObjects)
+        assert bench.down(W3).one(W2, TakeObjects)
+        bench.worker(W3)
+        assert bench.say(W2, WorkerLeaves()).one(W3, TakeObjects)
+        assert bench.say(W3, ObjectsHeld(numbers(task.task))).all(W1, StopWorker)
+
     def test_with_nobody_there_to_take_its_objects_it_goes_all_the_same(self) -> None:
         bench = bench_with(1)
         (task,) = bench.submit(C, [Row(result=True)]).tasks(W1)
@@ -262,6 +347,22 @@ class TestTheEndOfAnAllocation:
         assert said.numbers(W1) == [1]
         bench.finish(W1, *said.tasks(W1))
         assert bench.worker(W2).numbers(W2) == [0]
+
+    def test_tasks_that_are_too_long_do_not_hold_up_others_of_their_line(self) -> None:
+        bench = Bench()
+        bench.client(C)
+        _register(bench, W1, RegisterWorker("w", 1, [], "host", 1, "", ["t/work"], 10_000, (0, 0)))
+        rows = [Row(result=True, time_limit_ms=60_000, priority=i % 2) for i in range(100)]
+        said = bench.submit(C, [*rows, Row(result=True, time_limit_ms=5_000), Row(result=True)])
+        assert set(said.numbers(W1)) < {100, 101}
+
+    def test_limits_of_their_own_do_not_make_kinds_of_their_own(self) -> None:
+        bench = bench_with(1)
+        rows = [Row(result=True, time_limit_ms=60_000 + i) for i in range(2_000)]
+        (task,) = bench.submit(C, rows).tasks(W1)
+        assert task.time_limit_ms == 60_000
+        assert len(bench.core._kinds._kinds) < 5
+        assert len(bench.finish(W1, task).tasks(W1)) == 2
 
     def test_its_length_is_what_such_tasks_took(self) -> None:
         bench = bench_with(1)
@@ -304,8 +405,62 @@ class TestMemory:
         bench = bench_with(1)
         bench.say(W1, WorkerCondition(False, True))
         assert not bench.submit(C, [Row(result=True)]).numbers(W1)
-        assert bench.core.scheduler.disks_full  # which the server's log says
+        assert bench.core.scheduler.full_disks.all_wait  # which the server's log says
         assert bench.say(W1, WorkerCondition(False, False)).numbers(W1) == [0]
+
+    def test_where_all_disks_are_full_what_makes_room_runs_one_by_one(self) -> None:
+        bench = bench_with(1, cpus=4)
+        rows = [Row(), Row(), Row([0], result=True), Row([1], result=True), Row(result=True)]
+        *made, other, ahead = bench.submit(C, rows).tasks(W1)
+        bench.say(W1, WorkerCondition(False, True))
+        given = TasksGivenBack(numbers(other.task, ahead.task), numbers(other.attempt, ahead.attempt), True)
+        assert not bench.say(W1, given).to
+        assert not bench.finish(W1, *made, size_bytes=LARGE).numbers(W1)
+        assert not bench.step(after_s=4.9).to
+        (first,) = bench.step(after_s=0.2).tasks(W1)
+        assert first.task in ids(2, 3)
+        assert not bench.finish(W1, first).numbers(W1)
+        assert len(bench.step(after_s=5.1).tasks(W1)) == 1
+        assert not bench.step(after_s=20).tasks(W1)
+
+    def test_beside_a_worker_that_cannot_run_them(self) -> None:
+        bench = Bench()
+        bench.client(C)
+        bench.worker(W1, cpus=4)
+        (made,) = bench.submit(C, [Row(cpus=4), Row([0], result=True, cpus=4)]).tasks(W1)
+        bench.worker(W2, cpus=1)
+        bench.say(W1, WorkerCondition(False, True))
+        assert not bench.finish(W1, made, size_bytes=LARGE).to.get(W1)
+        assert bench.core.scheduler.full_disks.all_wait
+        assert bench.step(after_s=5.1).numbers(W1) == [1]
+
+
+class TestInputsThatDoNotCome:
+    def bench(self) -> Bench:
+        """Task 0 has been made at W1, task 1 takes its object at W2."""
+        bench = bench_with(0)
+        bench.worker(W2, symbols=["own/x"])
+        bench.worker(W1)
+        (made,) = bench.submit(C, [Row(result=True), Row([0], result=True, symbol="own/x")]).tasks(W1)
+        assert bench.finish(W1, made).numbers(W2) == [1]
+        return bench
+
+    def give_back(self, bench: Bench) -> Said:
+        node = bench.node(1)
+        return bench.say(W2, TasksGivenBack(numbers(node.id), numbers(node.attempt), False))
+
+    def test_they_are_made_again_in_the_end(self) -> None:
+        bench = self.bench()
+        for _ in range(15):
+            assert not self.give_back(bench).numbers(W1)
+        assert self.give_back(bench).numbers(W1) == [0]
+
+    def test_but_not_where_how_they_were_made_is_forgotten(self) -> None:
+        bench = self.bench()
+        bench.node(0).flags |= CUT
+        for _ in range(40):
+            assert not self.give_back(bench).numbers(W1)
+        assert bench.node(0).state == states.FINISHED
 
 
 class TestRelaysToWorkers:
@@ -347,6 +502,53 @@ class TestRelaysToWorkers:
         bench.say(W2, RelayWanted(numbers(object_id)))
         bench.down(W2)
         assert not bench.say(W1, RelayPiece(object_id, b"", b"data", True, "")).to
+
+    def relaying(self) -> tuple[Bench, int]:
+        bench, object_id = self.ready()
+        asked = bench.say(W2, RelayWanted(numbers(object_id))).one(W1, RelayObject)
+        assert asked == RelayObject(object_id, RELAY_PIECES, go_on=False)
+        return bench, object_id
+
+    def pieces(self, bench: Bench, object_id: int) -> list[RelayObject]:
+        """As many as may come; what is said to the holder then."""
+        piece = RelayPiece(object_id, b"", b"data", False, "")
+        assert not bench.say(W1, *[piece] * (RELAY_PIECES - 1)).all(W1, RelayObject)
+        return bench.say(W1, piece).all(W1, RelayObject)
+
+    def test_a_holder_goes_on_when_it_is_told_to(self) -> None:
+        bench, object_id = self.relaying()
+        for _ in range(3):
+            assert self.pieces(bench, object_id) == [RelayObject(object_id, RELAY_PIECES, go_on=True)]
+        assert not bench.say(W1, RelayPiece(object_id, b"", b"data", True, "")).all(W1, RelayObject)
+
+    def test_a_holder_waits_while_the_link_of_who_asked_is_full(self) -> None:
+        bench, object_id = self.relaying()
+        bench.step(LinkFull(W2))
+        assert not self.pieces(bench, object_id)
+        assert not bench.step(LinkFull(C)).to
+        assert not bench.step(LinkDrained(C)).all(W1, RelayObject)
+        assert bench.step(LinkDrained(W2)).one(W1, RelayObject) == RelayObject(object_id, RELAY_PIECES, go_on=True)
+        assert not bench.step(LinkFull(W2), LinkDrained(W2)).all(W1, RelayObject)  # it has not sent these yet
+
+    def test_a_holder_does_not_wait_for_who_is_gone(self) -> None:
+        bench, object_id = self.relaying()
+        bench.step(LinkFull(W2))
+        assert not self.pieces(bench, object_id)
+        assert bench.down(W2).one(W1, RelayObject).go_on
+        assert self.pieces(bench, object_id)
+
+    def test_a_holder_that_is_done_is_not_told_to_go_on(self) -> None:
+        bench, object_id = self.relaying()
+        bench.step(LinkFull(W2))
+        assert not self.pieces(bench, object_id)
+        bench.say(W1, RelayPiece(object_id, b"", b"data", True, ""))  # it needs no leave for the last one
+        assert not bench.step(LinkDrained(W2)).all(W1, RelayObject)
+
+    def test_a_holder_that_does_not_wait_breaks_the_protocol(self) -> None:
+        bench, object_id = self.relaying()
+        bench.step(LinkFull(W2))
+        self.pieces(bench, object_id)
+        assert "more of an object" in bench.say(W1, RelayPiece(object_id, b"", b"data", False, "")).closed[W1]
 
 
 class TestLineage:

@@ -15,7 +15,7 @@ from loom.resources import Request
 
 def nodes_of(session: Session, rows: list[Row]) -> list[Node]:
     chunk = Chunk(chunk_of(rows), None)
-    kind = Kind(0, "t/work", "", Request(1), 0)
+    kind = Kind(0, "t/work", "", Request(1), 0, [])
     nodes = [Node(session, number, chunk, kind, (), 0) for number in range(len(rows))]
     for node in nodes:
         node.move(states.READY)

@@ -205,8 +205,8 @@ class WorkerBench:
         kinds = []
         if (symbol, request) not in self._kinds:
             self._kinds[symbol, request] = len(self._kinds)
-            kinds = [TaskKind(self._kinds[symbol, request], symbol, "", request, 0)]
-        tasks = [RunTask(S | n, 1, self._kinds[symbol, request], 0, 1, b"", []) for n in task_numbers]
+            kinds = [TaskKind(self._kinds[symbol, request], symbol, "", request)]
+        tasks = [RunTask(S | n, 1, self._kinds[symbol, request], 0, 0, 1, b"", []) for n in task_numbers]
         return self.step(FromServer([RunTasks(kinds, [], [], tasks)]))
 
     def done(self, *task_numbers: int, after_s: float = 0.0) -> list[WorkerEffect]:

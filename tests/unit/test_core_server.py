@@ -151,7 +151,7 @@ def test_two_sessions_are_served_in_turn(bench: Bench) -> None:
 def bench_tasks(bench: Bench) -> list[RunTask]:
     """What is assigned now."""
     nodes = [n for s in bench.core.graph.sessions.values() for n in s.nodes() if n.state == states.ASSIGNED]
-    return [RunTask(n.id, n.attempt, 0, 0, 0, n.config(), []) for n in nodes]
+    return [RunTask(n.id, n.attempt, 0, 0, 0, 0, n.config(), []) for n in nodes]
 
 
 def test_a_full_link_is_not_fed(bench: Bench) -> None:

@@ -219,7 +219,8 @@ def test_a_spoilt_object_is_missed(bench: Bench) -> None:
 
 
 def test_a_relay_is_the_shells(bench: Bench) -> None:
-    assert bench.say(RelayObject(S)).one(Relay).object == S
+    assert bench.say(RelayObject(S, 8, False)).one(Relay) == Relay(S, 8, False)
+    assert bench.say(RelayObject(S, 8, True)).one(Relay) == Relay(S, 8, True)
 
 
 # -- Cancelling and giving back ---------------------------------------------------------------------------------------
@@ -377,7 +378,7 @@ def test_a_closed_session_leaves_nothing(bench: Bench) -> None:
     other = 2 << 40
     bench.run(task(0, INLINE), task(1, PROGRAM), task(2, INLINE, 1))
     bench.done(0)
-    bench.run(RunTask(other, 1, INLINE, 0, 0, b"", []))
+    bench.run(RunTask(other, 1, INLINE, 0, 0, 0, b"", []))
     bench.say(ForgetSession(1))
     assert bench.one(Drop).objects == ids(0)
     assert bench.one(StopProgram).task == S | 1

@@ -2,7 +2,7 @@
 
 import pytest
 from core_builders import listed, numbers
-from worker_builders import FUNCTION, INLINE, PEERS, PROGRAM, SHORT_FUNCTION, SHORT_PROGRAM, SMALL, Bench, S, ids, task
+from worker_builders import FUNCTION, INLINE, PEERS, PROGRAM, SMALL, Bench, S, ids, task
 
 from loom.core.worker_events import (
     Condition,
@@ -43,7 +43,7 @@ def bench() -> Bench:
 
 class TestTimeLimits:
     def test_a_program_is_stopped_and_fails_when_it_is_gone(self, bench: Bench) -> None:
-        bench.run(task(0, SHORT_PROGRAM))
+        bench.run(task(0, PROGRAM, limit_ms=500))
         assert bench.core.next_deadline() == bench.now + 0.5
         assert not bench.step(after_s=0.4).effects
         why = "time limit of 0.5 s exceeded"
@@ -53,12 +53,12 @@ class TestTimeLimits:
         assert failed.tasks[0].error == why
 
     def test_one_that_is_done_in_time_is_left_alone(self, bench: Bench) -> None:
-        bench.run(task(0, SHORT_PROGRAM))
+        bench.run(task(0, PROGRAM, limit_ms=500))
         bench.done(0)
         assert not bench.step(after_s=10).all(StopProgram)
 
     def test_a_functions_time_is_that_since_it_began(self, bench: Bench) -> None:
-        bench.run(task(0, SHORT_FUNCTION))
+        bench.run(task(0, FUNCTION, limit_ms=2_000))
         kill = bench.step(after_s=2).one(KillExecutor)
         assert kill == KillExecutor(0, (S, 1), 2.0, "time limit of 2 s exceeded")
         bench.step(StillRunning(0, (S, 1), 0.3))
@@ -69,9 +69,9 @@ class TestTimeLimits:
 
     def test_what_waits_behind_another_has_not_begun(self, bench: Bench) -> None:
         for number in range(20):
-            bench.run(task(number, SHORT_FUNCTION))
+            bench.run(task(number, FUNCTION, limit_ms=2_000))
             bench.done(number)
-        bench.run(task(30, SHORT_FUNCTION), task(31, SHORT_FUNCTION))
+        bench.run(task(30, FUNCTION, limit_ms=2_000), task(31, FUNCTION, limit_ms=2_000))
         assert bench.step(after_s=1.9).all(KillExecutor) == []
         bench.done(30)
         assert bench.step(after_s=1.9).all(KillExecutor) == []

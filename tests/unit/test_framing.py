@@ -1,6 +1,7 @@
 """Frames are cut the same way however the bytes arrive, and nothing the other end sends makes the reader misbehave."""
 
 import random
+import struct
 
 import pytest
 from hypothesis import given
@@ -15,6 +16,11 @@ def control(payload: bytes) -> bytes:
     frame = bytearray(HEADER_BYTES) + payload
     put_header(frame, CONTROL)
     return bytes(frame)
+
+
+def header(length: int, kind: int) -> bytes:
+    """One that is in order, of a frame that has no checksum."""
+    return struct.pack("<IBHI", length, kind, (length ^ length >> 16 ^ kind) & 0xFFFF, 0)
 
 
 def bulk(payload: bytes) -> bytes:
@@ -94,9 +100,9 @@ def test_next_landing_from_inside_landed() -> None:
 
 def test_limit_is_checked_before_memory_is_taken() -> None:
     with pytest.raises(ProtocolError, match="4,294,967,295 bytes"):
-        feed(FrameReader(), b"\xff\xff\xff\xff" + bytes([CONTROL, 0, 0, 0, 0]))
+        feed(FrameReader(), header(0xFFFF_FFFF, CONTROL))
     with pytest.raises(ProtocolError, match="67,108,865 bytes"):
-        feed(FrameReader(), (MAX_FRAME_BYTES + 1).to_bytes(4, "little") + bytes([CONTROL, 0, 0, 0, 0]))
+        feed(FrameReader(), header(MAX_FRAME_BYTES + 1, CONTROL))
 
 
 def test_frame_of_exactly_the_limit() -> None:
@@ -108,16 +114,37 @@ def test_frame_of_exactly_the_limit() -> None:
 @pytest.mark.parametrize("kind", [0, 3, 255])
 def test_unknown_kind(kind: int) -> None:
     with pytest.raises(ProtocolError, match="unknown kind"):
-        feed(FrameReader(), b"\1\0\0\0" + bytes([kind, 0, 0, 0, 0]) + b"x")
+        feed(FrameReader(), header(1, kind) + b"x")
 
 
-@pytest.mark.parametrize("size", [1, 1_000, 200_000])
-def test_a_flipped_bit_is_noticed(size: int) -> None:
-    for bit in (0, 3, 8 * size // 2, 8 * size - 1):
-        frame = bytearray(control(b"x" * size))
-        frame[HEADER_BYTES + bit // 8] ^= 1 << bit % 8
+@given(st.integers(0, 200_000), st.data())
+def test_a_flipped_bit_is_noticed(size: int, data: st.DataObject) -> None:
+    frame = bytearray(control(b"x" * size))
+    bit = data.draw(st.integers(0, 8 * len(frame) - 1))
+    frame[bit // 8] ^= 1 << bit % 8
+    with pytest.raises(ProtocolError, match="damaged on its way"):
+        feed(FrameReader(), bytes(frame))
+
+
+@given(st.integers(1, MAX_FRAME_BYTES), st.sampled_from([CONTROL, BULK]))
+def test_damage_of_a_header_is_noticed_with_its_last_byte(length: int, kind: int) -> None:
+    """The frame may be shorter than its length says by then: one that waited for the rest would wait for ever."""
+    sound = header(length, kind)
+    assert kind == CONTROL or sound == bulk_header(length)
+    for bit in range(8 * (HEADER_BYTES - 4)):
+        damaged = bytearray(sound)
+        damaged[bit // 8] ^= 1 << bit % 8
+        reader = FrameReader()
+        reader.land(memoryview(bytearray(10)), lambda: None)
         with pytest.raises(ProtocolError, match="damaged on its way"):
-            feed(FrameReader(), bytes(frame))
+            feed(reader, bytes(damaged))
+
+
+def test_a_flipped_bit_in_the_checksum_that_bulk_does_not_have() -> None:
+    reader = FrameReader()
+    reader.land(memoryview(bytearray(10)), lambda: None)
+    with pytest.raises(ProtocolError, match="damaged on its way"):
+        feed(reader, bulk_header(10)[:-1] + b"\x80")
 
 
 def test_bulk_that_nobody_expects() -> None:
@@ -130,7 +157,7 @@ def test_bulk_frame_that_does_not_fit_its_landing(size: int) -> None:
     reader = FrameReader()
     reader.land(memoryview(bytearray(10)), lambda: None)
     with pytest.raises(ProtocolError, match="where 10 are expected"):
-        feed(reader, size.to_bytes(4, "little") + bytes([BULK, 0, 0, 0, 0]))
+        feed(reader, header(size, BULK))
 
 
 def test_control_frame_in_the_middle_of_a_landing() -> None:

@@ -271,13 +271,13 @@ def new_trace(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], WorkerTrace]:
 
 
 def task_of(kind: WorkerKind, number: int = 1, cores: tuple[int, ...] = ()) -> Task:
-    task = Task(RunTask(number, 1, 0, 0, 0, b"", []), kind)
+    task = Task(RunTask(number, 1, 0, 0, 0, 0, b"", []), kind)
     task.cores = cores
     return task
 
 
 def kind_of(label: str) -> WorkerKind:
-    return WorkerKind(0, "loom/run/run", label, Request(1, (("gpus", 5000),)), 0, "program")
+    return WorkerKind(0, "loom/run/run", label, Request(1, (("gpus", 5000),)), "program")
 
 
 def test_a_kind_is_named_before_its_first_task_and_once(

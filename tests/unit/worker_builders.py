@@ -28,23 +28,23 @@ M = TypeVar("M", bound=Message)
 
 PLACES = {"inline": "inline", "function": "executor", "program": "program", "loom/base/same": "inline"}
 KINDS = [
-    TaskKind(0, "inline", "", Request(0), 0),
-    TaskKind(1, "function", "", Request(1), 0),
-    TaskKind(2, "program", "", Request(1), 0),
-    TaskKind(3, "program", "", Request(2), 0),
-    TaskKind(4, "unknown", "", Request(1), 0),
-    TaskKind(5, "loom/base/same", "", Request(0), 0),
-    TaskKind(6, "function", "", Request(1), 2_000),
-    TaskKind(7, "program", "", Request(1), 500),
-    TaskKind(8, "function", "", Request(1, (("mem", 100 << 20),)), 0),
+    TaskKind(0, "inline", "", Request(0)),
+    TaskKind(1, "function", "", Request(1)),
+    TaskKind(2, "program", "", Request(1)),
+    TaskKind(3, "program", "", Request(2)),
+    TaskKind(4, "unknown", "", Request(1)),
+    TaskKind(5, "loom/base/same", "", Request(0)),
+    TaskKind(6, "function", "", Request(1, (("mem", 100 << 20),))),
 ]
-INLINE, FUNCTION, PROGRAM, WIDE, UNKNOWN, SAME, SHORT_FUNCTION, SHORT_PROGRAM, SMALL = range(9)
+INLINE, FUNCTION, PROGRAM, WIDE, UNKNOWN, SAME, SMALL = range(7)
 PEERS = [PeerAddress(7, "w7", "h", 7, ""), PeerAddress(8, "w8", "h", 8, "")]
 S = 1 << 40  # ids of session 1
 
 
-def task(number: int, kind: int, *inputs: int, attempt: int = 1, consumers: int = 1, flags: int = 0) -> RunTask:
-    return RunTask(S | number, attempt, kind, flags, consumers, b"", [S | i for i in inputs])
+def task(
+    number: int, kind: int, *inputs: int, attempt: int = 1, consumers: int = 1, flags: int = 0, limit_ms: int = 0
+) -> RunTask:
+    return RunTask(S | number, attempt, kind, flags, limit_ms, consumers, b"", [S | i for i in inputs])
 
 
 def ids(*task_numbers: int) -> list[int]:

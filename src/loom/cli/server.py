@@ -18,6 +18,12 @@ _log = logging.getLogger("loom.server")
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
+def _checked_crash_limit(context: click.Context, parameter: click.Parameter, value: int) -> int:
+    if value == 1:  # all that waits at a worker would be to blame for its first loss
+        raise click.BadParameter("1 loss does not say which of a worker's tasks it was: 2 at least, or 0 for no limit")
+    return value
+
+
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
     "-p", "--port", default=9010, show_default=True, type=click.IntRange(0, 65535), help="TCP port; 0: any free one."
@@ -49,8 +55,9 @@ _LOOPBACK = ("127.0.0.1", "::1", "localhost")
     default=CRASH_LIMIT,
     show_default=True,
     type=click.IntRange(0),
-    help="A task that was running on N workers when they died fails with that story instead of taking another one "
-    "with it. Workers that were told to stop do not count. 0: no limit.",
+    callback=_checked_crash_limit,
+    help="A task that N workers had when they died fails with that story instead of taking another one with it. "
+    "Workers that were told to stop do not count. 0: no limit.",
 )
 @click.option(
     "--lineage-limit",
@@ -58,8 +65,8 @@ _LOOPBACK = ("127.0.0.1", "::1", "localhost")
     default=f"{LINEAGE_BYTES >> 30}GiB",
     show_default=True,
     callback=checked_size,
-    help="Memory for the specs of finished tasks, from which lost objects are made again. Above it the oldest go, and "
-    "what is lost of theirs cannot be made again.",
+    help="Memory for what tasks are, from which lost objects are made again. Above it what the oldest finished ones "
+    "were is forgotten: what is lost of theirs later cannot be made again.",
 )
 @click.option("--debug", is_flag=True, help="Log everything (the same as --log-level debug).")
 @click.option("--log-level", default="info", show_default=True, type=click.Choice(LOG_LEVELS))

@@ -120,6 +120,8 @@ def _check_node(core: ServerCore, node: Node, ready: set[Node], loads: _Loads) -
             assert needed, f"{node} is nobody's"
             assert node.worker is None, f"{node} is nobody's"
             free = [w for w in core.workers.values() if w.is_free_for(node.kind) and w.left_us is None]
+            if node.number in node.session.tries:  # it waits for a worker where it has not just failed
+                free = []
             if is_root(node):
                 free = [w for w in free if not w.over_budget or not (w.n_tasks or w.n_light)]
             assert not free or node in node.session.on_trial, f"{node} could run now at {free}"

@@ -47,6 +47,8 @@ class Checkpoints:
         """Fail what is not finished of the tasks that depend on those that failed in this turn; O(all tasks), once."""
         failed, self._failed = self._failed, {}
         for session in {node.session: None for node in failed}:
+            if session.id not in self._graph.sessions:  # it has ended in the same turn
+                continue
             for consumer in session.nodes():
                 if consumer.state > states.ASSIGNED:
                     continue

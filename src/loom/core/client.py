@@ -296,6 +296,7 @@ class ClientCore:
         results = message.results
         if self.void:
             results = self._without_void(results)
+        news: list[ReadyResult] = []
         for result in results:
             number = result.number
             if result.packed is not None:
@@ -306,14 +307,15 @@ class ClientCore:
             else:
                 if result.worker not in self.peers:
                     raise ProtocolError(f"the server named worker {result.worker} without its address")
-                if number in self.inlined:
+                if number in self.inlined:  # it is here: told again on another link
                     continue
                 self.holders[number] = result.worker
                 fetching = self.fetching.get(number)
                 if fetching is not None and fetching.located:
                     fetching.located = False
                     self._fetch(number, fetching)
-        self._effects.append(Ready(results))
+            news.append(result)
+        self._effects.append(Ready(news))
 
     def _without_void(self, results: list[ReadyResult]) -> list[ReadyResult]:
         """Without news that crossed a command; credit that such results took is granted anew."""

@@ -16,8 +16,10 @@ from typing import Final
 from loom.core import states
 from loom.core.cluster import Worker
 from loom.core.graph import Graph
+from loom.core.kinds import Kind
 from loom.core.node import SUSPECT, Node
-from loom.core.session import Failure
+from loom.core.session import Failure, Session
+from loom.ids import number_of, session_of
 
 _REMEMBERED: Final = 64  # lost workers that may still come back
 
@@ -44,7 +46,7 @@ class Crashes:
     def __init__(self, graph: Graph, limit: int) -> None:
         self._graph = graph
         self._limit = limit
-        self._blamed: OrderedDict[int, list[Node]] = OrderedDict()  # by worker
+        self._blamed: OrderedDict[int, list[int]] = OrderedDict()  # ids of tasks, by worker
 
     def blame(self, worker: Worker) -> Blame | None:
         """To be told of what a lost worker had; None where nothing is to be concluded."""
@@ -52,7 +54,7 @@ class Crashes:
 
     def judge(self, worker: Worker, blame: Blame) -> None:
         """Fail those for whom it was once too often."""
-        self._blamed[worker.id] = blame.tasks
+        self._blamed[worker.id] = [node.id for node in blame.tasks]
         if len(self._blamed) > _REMEMBERED:
             self._blamed.popitem(last=False)
         for node in blame.tasks:
@@ -66,13 +68,15 @@ class Crashes:
 
     def came_back(self, worker: int) -> None:
         """A worker that was lost is there again, under another number: what was blamed for its loss is innocent."""
-        for node in self._blamed.pop(worker, ()):
+        for task in self._blamed.pop(worker, ()):
+            session = self._graph.sessions.get(session_of(task))
+            node = session.find(number_of(task)) if session is not None else None
+            if node is None or node.number not in node.session.crashes:
+                continue
             crashes = node.session.crashes
-            count = crashes.get(node.number, 0) - 1
-            if count > 0:
-                crashes[node.number] = count
-            else:
-                crashes.pop(node.number, None)
+            crashes[node.number] -= 1
+            if not crashes[node.number]:
+                del crashes[node.number]
             if node.flags & SUSPECT:
                 node.flags &= ~SUSPECT
                 if node in node.session.on_trial:
@@ -92,39 +96,62 @@ class Trials:
         self._keepers: dict[Worker, Node] = {}
 
     def run(self, assign: Callable[[Node, Worker], None]) -> None:
+        """Assign those for which there is a place; O(workers) besides that."""
+        sessions = [session for session in self._graph.sessions.values() if session.on_trial]
+        if not sessions and not self._keepers:
+            return
         keepers, self._keepers = self._keepers, {}
-        for session in self._graph.sessions.values():
-            for node in list(session.on_trial):
-                if node.state != states.READY:
-                    del session.on_trial[node]
-                    continue
-                worker = self._find_worker(node)
-                if worker is None:
-                    continue
-                worker.refresh()  # what has ended in this turn counts
-                if worker.has_free(node.kind):
-                    del session.on_trial[node]
-                    worker.trial = node
-                    assign(node, worker)
-                    self._graph.touched[worker] = None
-                else:
-                    self._keepers[worker] = node
+        free = dict.fromkeys(
+            w for w in self._workers.values() if not (w.full or w.disk_full or w.leaving or _has_trial(w))
+        )
+        for worker, node in keepers.items():
+            waits = node.state == states.READY and node.session in sessions and node in node.session.on_trial
+            if waits and worker in free and worker.suits(node.kind):
+                self._send(node, worker, free, assign)
+        least_us = min((session.used_us for session in self._graph.sessions.values() if session.ready), default=None)
+        for session in sessions:
+            if least_us is None or session.used_us <= least_us:  # others have their turn, too
+                self._place_of(session, free, assign)
         for worker in dict.fromkeys((*keepers, *self._keepers)):
             if worker.id in self._workers:
                 worker.kept_for = self._keepers.get(worker)
                 worker.set_shut()
                 self._graph.touched[worker] = None
 
-    def _find_worker(self, node: Node) -> Worker | None:
-        """The one that is kept for it, else the least busy one without such a task."""
-        suiting = [w for w in self._workers.values() if w.suits(node.kind) and not (w.full or w.disk_full)]
-        for worker in suiting:
-            if worker.kept_for is node:
-                return worker
-        free = [w for w in suiting if w.kept_for is None and w not in self._keepers and not _has_trial(w)]
-        return min(free, key=lambda worker: worker.backlog_us, default=None)
+    def _place_of(self, session: Session, free: dict[Worker, None], assign: Callable[[Node, Worker], None]) -> None:
+        kept = set(self._keepers.values())
+        refused: set[Kind] = set()
+        for node in list(session.on_trial):
+            if not free:
+                return
+            if node.state != states.READY:
+                del session.on_trial[node]
+            elif node not in kept and node.kind not in refused:
+                suiting = [worker for worker in free if worker.suits(node.kind)]
+                if suiting:
+                    self._send(node, min(suiting, key=_backlog), free, assign)
+                else:
+                    refused.add(node.kind)
+
+    def _send(
+        self, node: Node, worker: Worker, free: dict[Worker, None], assign: Callable[[Node, Worker], None]
+    ) -> None:
+        """There, or keep the worker for it."""
+        del free[worker]
+        worker.refresh()  # what has ended in this turn counts
+        if worker.has_free(node.kind):
+            del node.session.on_trial[node]
+            worker.trial = node
+            assign(node, worker)
+            self._graph.touched[worker] = None
+        else:
+            self._keepers[worker] = node
 
 
 def _has_trial(worker: Worker) -> bool:
     trial = worker.trial
     return trial is not None and trial.worker is worker and trial.state == states.ASSIGNED
+
+
+def _backlog(worker: Worker) -> int:
+    return worker.backlog_us

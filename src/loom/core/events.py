@@ -112,6 +112,7 @@ class TasksWait(Struct, gc=False):
     session: int
     symbol: str
     request: Request
+    needs_s: float  # how long one takes, as far as is known
 
 
 class DisksFull(Struct, gc=False):

@@ -39,7 +39,7 @@ from loom.core.node import (
     MadeChunk,
     Node,
 )
-from loom.core.session import Failure, Session
+from loom.core.session import Failure, Session, Tries
 from loom.errors import ProtocolError
 from loom.limits import LINEAGE_BYTES, MAX_CHUNK_TASKS
 from loom.messages import CANCELLED_TEXT, RESULT, FailedResult, PlanChunk
@@ -285,6 +285,9 @@ class Graph:
         """
         node.move(states.FINISHED)
         node.size_bytes = size_bytes
+        session = node.session
+        if session.tries or session.crashes or session.doubts:
+            session.forget_troubles(node)
         self.n_finished += 1
         worker = node.worker
         assert worker is not None
@@ -360,14 +363,14 @@ class Graph:
 
     def fail_or_retry(self, node: Node, failure: Failure) -> None:
         """An attempt has failed by itself: run the task again if it may be."""
-        session = node.session
-        tries = session.tries.get(node.number, 0) + 1
-        if tries <= node.rules().retries:
-            session.tries[node.number] = tries
+        tries = node.session.tries
+        count = tries[node.number].n_failed + 1 if node.number in tries else 1
+        if count <= node.rules().retries:
+            tries[node.number] = Tries(count, node.worker)
             self.give_back(node)
             return
-        if tries > 1:
-            failure = failure._replace(error=f"{failure.error}\n(the last of {tries} attempts; the others failed, too)")
+        if count > 1:
+            failure = failure._replace(error=f"{failure.error}\n(the last of {count} attempts; the others failed, too)")
         self.fail(node, failure)
 
     def fail(self, node: Node, failure: Failure) -> None:

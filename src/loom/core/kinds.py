@@ -1,9 +1,11 @@
-"""Kinds of tasks (symbol, label prefix, request, time limit) and what is known of their durations.
+"""Kinds of tasks (symbol, label prefix, request, about what time limit) and what is known of their durations.
 
 Windows are time: how many tasks may wait at a worker or executor follows from a careful estimate of what one takes. An
 unmeasured kind is estimated at a whole window, so that one task a core goes out until a duration is known; after n
 measurements the estimate may fall to 1/(n + 1) of the window, which lets the number in flight double with each answer.
 """
+
+from __future__ import annotations
 
 from typing import Final
 
@@ -20,7 +22,9 @@ _BUILT_IN: Final = "loom/"
 _HIGH_QUANTILE: Final = 0.9
 _MEAN_WEIGHT: Final = 0.05  # weight of a new duration in the running mean
 
-QueueKey = tuple[Request, str]
+_LIMIT_BITS: Final = 4  # of a time limit that tell kinds apart: tasks with limits of their own share some 300 at most
+
+QueueKey = tuple[Request, str, int]
 
 
 class Durations:
@@ -48,7 +52,10 @@ class Durations:
 
 
 class Kind:
-    """Tasks whose durations are alike. `number` names it on the wire."""
+    """Tasks whose durations are alike. `number` names it on the wire.
+
+    `time_limit_ms` is that of its tasks, rounded up. `siblings` differ in nothing else and have the same durations.
+    """
 
     __slots__ = (
         "cpus",
@@ -61,11 +68,14 @@ class Kind:
         "number",
         "queue_key",
         "request",
+        "siblings",
         "symbol",
         "time_limit_ms",
     )
 
-    def __init__(self, number: int, symbol: str, label: str, request: Request, time_limit_ms: int) -> None:
+    def __init__(
+        self, number: int, symbol: str, label: str, request: Request, time_limit_ms: int, siblings: list[Kind]
+    ) -> None:
         self.number = number
         self.symbol = symbol
         self.label = label
@@ -76,17 +86,21 @@ class Kind:
         self.is_own = not symbol.startswith(_BUILT_IN)  # some workers may not have it
         self.is_dynamic = symbol in (DGET, DSLICE)
         # what may run at the same workers waits in one line
-        self.queue_key: QueueKey = (request, symbol if self.is_own else "")
-        self.durations = Durations()
+        self.queue_key: QueueKey = (request, symbol if self.is_own else "", time_limit_ms)
+        self.siblings = siblings
+        siblings.append(self)
+        self.durations: Durations = siblings[0].durations if len(siblings) > 1 else Durations()
         self.estimate_us = 0
         self.estimate()
 
     def estimate(self) -> None:
         """Draw the conclusion from `durations`: once a batch of measurements, not for each."""
         if self.cpus:
-            self.estimate_us = self.durations.estimate_us(WORKER_WINDOW_US, LEAST_TASK_US)
+            estimate_us = self.durations.estimate_us(WORKER_WINDOW_US, LEAST_TASK_US)
         else:  # built-ins: short until shown otherwise
-            self.estimate_us = int(max(self.durations.mean_us, self.durations.high_us, LEAST_LIGHT_US))
+            estimate_us = int(max(self.durations.mean_us, self.durations.high_us, LEAST_LIGHT_US))
+        for sibling in self.siblings:
+            sibling.estimate_us = estimate_us
 
     def needs_us(self) -> float:
         """How long one may take, as far as is known: its time limit, else what most of them took."""
@@ -103,18 +117,26 @@ class Kinds:
 
     def __init__(self) -> None:
         self._kinds: dict[tuple[str, str, Request, int], Kind] = {}
+        self._siblings: dict[tuple[str, str, Request], list[Kind]] = {}
 
     def find(self, symbol: str, label: str, request: Request, time_limit_ms: int = 0) -> Kind:
-        key = (symbol, label_prefix(label), request, time_limit_ms)
+        key = (symbol, label_prefix(label), request, _rounded_up(time_limit_ms))
         kind = self._kinds.get(key)
         if kind is not None:
             return kind
         if not is_valid(request):
             raise ProtocolError(f"a task asks for {request}")
         if len(self._kinds) >= MAX_KINDS:
-            key = (symbol, "", request, time_limit_ms)
+            key = (symbol, "", request, key[3])
             kind = self._kinds.get(key)
             if kind is not None:
                 return kind
-        kind = self._kinds[key] = Kind(len(self._kinds), symbol, key[1], request, time_limit_ms)
+        siblings = self._siblings.setdefault(key[:3], [])
+        kind = self._kinds[key] = Kind(len(self._kinds), symbol, key[1], request, key[3], siblings)
         return kind
+
+
+def _rounded_up(time_limit_ms: int) -> int:
+    """To its first bits."""
+    shift = max(0, time_limit_ms.bit_length() - _LIMIT_BITS)
+    return -(-time_limit_ms >> shift) << shift

@@ -1,12 +1,13 @@
 """How much the server remembers of tasks that are over, so that what is lost of them can be made again.
 
-A spec is kept as long as a live task descends from its task. The bytes of all specs have a limit: above it those of the
-oldest tasks that are over are forgotten, a chunk of a plan at a time. When an object of such a task is lost later, it
-fails and says why.
+A spec is kept as long as a live task descends from its task. The bytes of all specs, those of tasks that are still to
+run included, have a limit: above it those of the oldest tasks that are over are forgotten, a chunk of a plan at a time.
+When an object of such a task is lost later, it fails and says why.
 """
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from loom.core import states
@@ -28,8 +29,8 @@ class Lineage:
 
     def story(self) -> str:
         return (
-            "its object was lost and cannot be made again: of finished tasks the server remembers"
-            f" {self._limit_bytes / MIB:,.0f} MiB, the newest (loom-server --lineage-limit)"
+            "its object was lost and cannot be made again: the server has forgotten what the task was, as those of all"
+            f" tasks take more than {self._limit_bytes / MIB:,.0f} MiB (loom-server --lineage-limit)"
         )
 
     def limit(self) -> None:
@@ -37,7 +38,7 @@ class Lineage:
         sessions = self._graph.sessions.values()
         if sum(session.spec_bytes for session in sessions) > self._limit_bytes:
             session = max(sessions, key=lambda session: session.spec_bytes)
-            for first in list(session.chunks)[:_LOOKS]:
+            for first in list(islice(session.chunks, _LOOKS)):
                 if first in session.chunks and not self._forget(session, first):
                     session.chunks[first] = session.chunks.pop(first)  # some other time
 

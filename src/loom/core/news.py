@@ -86,7 +86,7 @@ def _run_tasks(worker: Worker, nodes: list[Node]) -> RunTasks:
         kind = node.kind
         if kind.number not in worker.kinds_told:
             worker.kinds_told.add(kind.number)
-            kinds.append(TaskKind(kind.number, kind.symbol, kind.label, kind.request, kind.time_limit_ms))
+            kinds.append(TaskKind(kind.number, kind.symbol, kind.label, kind.request))
         base = node.session.id << NUMBER_BITS
         inputs = node.inputs
         for source in inputs:
@@ -100,7 +100,8 @@ def _run_tasks(worker: Worker, nodes: list[Node]) -> RunTasks:
         ids = node.input_ids() if node.flags & REPEATS else [base | source.number for source in inputs]
         flags = RESULT if node.flags & WANTED else 0
         number = base | node.number
-        tasks.append(RunTask(number, node.attempt, kind.number, flags, node.n_pending, node.config(), ids))
+        limit_ms = node.rules().time_limit_ms if kind.time_limit_ms else 0
+        tasks.append(RunTask(number, node.attempt, kind.number, flags, limit_ms, node.n_pending, node.config(), ids))
     return RunTasks(kinds, peers, list(missing.values()), tasks)
 
 

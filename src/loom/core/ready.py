@@ -2,6 +2,7 @@
 
 from collections import deque
 from heapq import heappop, heappush
+from itertools import islice
 
 from loom.core import states
 from loom.core.node import SUSPECT, Node
@@ -87,6 +88,11 @@ class ReadyQueue:
         if other is not None and (root is None or other >= root):
             return self._others.pop(other)
         return self._roots.pop(root) if root is not None else None
+
+    def consumers(self, count: int) -> list[Node]:
+        """Up to so many of those that take something large in, in no order."""
+        found = (node for node in self._others.nodes() if node.state == states.READY and not node.flags & SUSPECT)
+        return list(islice(found, count))
 
     def __bool__(self) -> bool:
         return bool(self._roots) or bool(self._others)

@@ -3,6 +3,9 @@
 A relay is one stream of pieces from one worker; pieces do not say which stream they are of. So there is one stream of
 an object at a time: who asks meanwhile comes next, and one whose asker lost the beginning with its link is swallowed to
 its end.
+
+What waits here for a slow asker is bounded: after some pieces a worker goes on when it is told to, and it is not told
+while the asker's link is full.
 """
 
 from __future__ import annotations
@@ -11,7 +14,9 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from loom.core import states
 from loom.core.cluster import Worker
+from loom.errors import ProtocolError
 from loom.ids import number_of
+from loom.limits import RELAY_PIECES
 from loom.messages import RelayedObject, RelayObject, RelayPiece
 
 if TYPE_CHECKING:
@@ -23,12 +28,16 @@ if TYPE_CHECKING:
 
 
 class _Relay:
-    """`asker`: None where it has gone, or lost the beginning. `next`: who wants the object after it."""
+    """`asker`: None where it has gone, or lost the beginning. `next`: who wants the object after it.
 
-    __slots__ = ("asker", "next", "node", "source")
+    `n_left`: how many pieces the source sends before it waits.
+    """
 
-    def __init__(self, node: Node, source: Worker, asker: Asker | None) -> None:
+    __slots__ = ("asker", "n_left", "next", "node", "source")
+
+    def __init__(self, node: Node, source: Worker, asker: Asker | None, n_left: int) -> None:
         self.node = node
+        self.n_left = n_left
         self.source = source
         self.asker = asker
         self.next: dict[Asker, None] = {}
@@ -36,6 +45,7 @@ class _Relay:
 
 class Relays:
     def __init__(self, outbox: Outbox) -> None:
+        self.window = RELAY_PIECES
         self._outbox = outbox
         self._relays: dict[int, _Relay] = {}  # by object
 
@@ -53,26 +63,45 @@ class Relays:
         if node is None or not holders:
             self._fail(asker, object_id, "the object is not there now")
             return
-        self._relays[object_id] = _Relay(node, holders[0], asker)
-        self._outbox.send(holders[0].link, RelayObject(object_id))
+        self._relays[object_id] = _Relay(node, holders[0], asker, self.window)
+        self._outbox.send(holders[0].link, RelayObject(object_id, self.window, go_on=False))
 
     def on_piece(self, worker: Worker, piece: RelayPiece) -> None:
         relay = self._relays.get(piece.object)
         if relay is None or relay.source is not worker:
             return
+        if not piece.last:
+            if not relay.n_left:
+                raise ProtocolError("a worker sent more of an object than it was told to")
+            relay.n_left -= 1
         if relay.asker is not None:
             self._pass_on(relay.asker, piece.object, piece.header, piece.piece, piece.last, piece.error)
         if piece.last:
             del self._relays[piece.object]
             for asker in relay.next:
                 self.ask(asker, relay.node, piece.object)
+        else:
+            self._let_go_on(piece.object, relay)
+
+    def _let_go_on(self, object_id: int, relay: _Relay) -> None:
+        """Unless there is no need, or what has come already waits for the asker."""
+        if not relay.n_left and (relay.asker is None or not relay.asker.full):
+            relay.n_left = self.window
+            self._outbox.send(relay.source.link, RelayObject(object_id, self.window, go_on=True))
+
+    def on_drained(self, asker: Asker) -> None:
+        """The asker's link takes more."""
+        for object_id, relay in self._relays.items():
+            if relay.asker is asker:
+                self._let_go_on(object_id, relay)
 
     def detach(self, asker: Asker) -> None:
         """The asker's link broke: what was under way has lost its beginning."""
-        for relay in self._relays.values():
+        for object_id, relay in self._relays.items():
             relay.next.pop(asker, None)
             if relay.asker is asker:
                 relay.asker = None
+                self._let_go_on(object_id, relay)
 
     def forget(self, session: Session) -> None:
         for object_id in [i for i, relay in self._relays.items() if relay.node.session is session]:

@@ -16,7 +16,7 @@ from loom.core.graph import Graph
 from loom.core.kinds import Kind, Kinds
 from loom.core.leaving import Leaving
 from loom.core.losses import Losses
-from loom.core.node import RECALLED, WRITING, Node
+from loom.core.node import CUT, RECALLED, WRITING, Node
 from loom.core.relays import Relays
 from loom.core.schedule import Scheduler
 from loom.core.session import Failure
@@ -28,6 +28,7 @@ from loom.messages import (
     CheckpointWritten,
     FinishedTask,
     Message,
+    NotTaken,
     ObjectsHeld,
     PlanChunk,
     RelayPiece,
@@ -41,7 +42,7 @@ from loom.messages import (
 )
 from loom.resources import Request
 
-_PATIENCE_ATTEMPTS: Final = 16  # of a task, until inputs that cannot be brought to it are made again
+_PATIENCE_ATTEMPTS: Final = 16  # that come back for it, until inputs that cannot be brought to a task are made again
 
 
 class Reports:
@@ -87,10 +88,15 @@ class Reports:
             case RelayWanted():
                 for object_id in column(message.objects, "Q"):
                     self._relays.ask(worker, self._find(object_id), object_id)
+            case NotTaken():
+                for object_id in column(message.objects, "Q"):
+                    node = self._find(object_id)
+                    if node is not None:
+                        self._leaving.not_taken(worker, node)
             case WorkerCondition():
                 self._scheduler.set_condition(worker, message.over_budget, message.disk_full)
             case WorkerLeaves():
-                self._leaving.begin(worker, self._scheduler.workers.values())
+                self._leaving.begin(worker)
             case CheckpointWritten():
                 self._on_checkpoint_written(worker, message)
             case RelayPiece():
@@ -130,7 +136,7 @@ class Reports:
         for kind in measured:
             kind.estimate()
         if made:
-            self._leaving.hand_over(worker, made, self._scheduler.workers.values())
+            self._leaving.finished(worker, made)
 
     def _on_task_redirected(self, worker: Worker, message: TaskRedirected) -> None:
         node = self._running(worker, message.task, message.attempt)
@@ -187,9 +193,12 @@ class Reports:
 
     def _doubt(self, worker: Worker, node: Node) -> None:
         """An input could not be brought to the worker. That may pass; if not, it is made again in the end."""
-        if node.attempt % _PATIENCE_ATTEMPTS == 0:
+        doubts = node.session.doubts
+        doubts[node.number] = doubts.get(node.number, 0) + 1
+        if doubts[node.number] == _PATIENCE_ATTEMPTS:
+            del doubts[node.number]
             for source in node.inputs:
-                if source.state == states.FINISHED and worker not in source.holders():
+                if source.state == states.FINISHED and worker not in source.holders() and not source.flags & CUT:
                     for holder in source.holders():
                         self._losses.lose_replica(source, holder)
                         self._graph.to_drop.append((holder, source.id))

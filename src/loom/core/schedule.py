@@ -14,20 +14,44 @@ from typing import Final
 from loom.core import states
 from loom.core.cluster import Worker
 from loom.core.crashes import Trials
+from loom.core.full_disks import FullDisks
 from loom.core.graph import Graph
 from loom.core.kinds import Kind
 from loom.core.node import Node
-from loom.core.ready import is_root
+from loom.core.ready import ReadyQueue, is_root
 from loom.core.session import Session
 
 _OBJECT_COST_BYTES: Final = 4096  # what one more object to fetch counts, however small: about its round trip
 _EVERYWHERE: Final = 8  # an object with more replicas than this says nothing about where to run
 _PASSED_OVER_S: Final = 0.25  # how long a task that asks for more than a core waits until cores are kept for it
-_LOOK_PAST: Final = 32  # tasks that take longer than workers have: so many are looked at for one that does not
+_NOTHING: Final = -1 << 64  # below every rank
+_LOOK_PAST: Final = 32  # tasks of a line that are looked at for one that can run where the first one cannot
 _ASK_AGAIN_S: Final = 0.005  # pause before asking a worker for work again, doubled each time it had none
 _ASK_AGAIN_MAX_S: Final = 0.2
 _WORTH_MOVING_US: Final = 1_000  # a backlog shorter than this is gone before the answer comes
 _RATHER_WAIT_BYTES: Final = 1 << 20  # a task waits for a core where so much of an input is, even if others are idle
+
+
+class _Line:
+    """A ready queue while its tasks are being placed: what had to be passed over stands `aside` until it is closed."""
+
+    __slots__ = ("aside", "queue", "roots")
+
+    def __init__(self, queue: ReadyQueue) -> None:
+        self.queue = queue
+        self.roots = True  # also those that make data out of next to none
+        self.aside: list[Node] = []  # no worker has the time for these, or they have failed where there is room
+
+    def top(self) -> int:
+        top = self.queue.top(self.roots)
+        return _NOTHING if top is None else top
+
+    def pop(self) -> Node | None:
+        return self.queue.pop(self.roots)
+
+    def close(self) -> None:
+        while self.aside:
+            self.queue.push_back(self.aside.pop())
 
 
 class Scheduler:
@@ -37,8 +61,11 @@ class Scheduler:
         self._graph = graph
         self.workers: dict[int, Worker] = {}
         self._trials = Trials(graph, self.workers)
+        self.full_disks = FullDisks(graph, self.workers)
         self.room: dict[Worker, None] = {}  # workers with room, in turn
         self._now = 0.0
+        self._level_us = 0  # core time used by the session that was served last: start-time fair queueing (Goyal 1996)
+        self._backlogged: set[Session] = set()  # sessions that had to wait when all were served last
         self._idle: dict[Worker, None] = {}  # workers that had a free core when last looked at
         self._limited: dict[Worker, None] = {}  # workers that know when they end
         self._pressed: dict[Worker, None] = {}  # workers over their memory budget: only what frees some is sent there
@@ -46,7 +73,6 @@ class Scheduler:
         self.to_ask: list[tuple[Worker, int]] = []  # workers to ask for tasks back, and how many
         self.ask_again_at: float | None = None
         self.unmet: list[tuple[Session, Kind]] = []  # what waits for a worker that is still to come: said once
-        self.disks_full = False  # tasks wait, and no worker can store what they would make
 
     def add_worker(self, worker: Worker) -> None:
         self.workers[worker.id] = worker
@@ -58,6 +84,7 @@ class Scheduler:
         del self.workers[worker.id]
         self._limited.pop(worker, None)
         self._pressed.pop(worker, None)
+        self.full_disks.set(worker, False)
         self.room.pop(worker, None)
         self._idle.pop(worker, None)
         self._graph.touched.pop(worker, None)
@@ -77,11 +104,9 @@ class Scheduler:
             while touched:  # assignments make more sendable ahead
                 self._place_ahead(touched)
             self._balance(now)
-        self.disks_full = (
-            bool(self.workers)
-            and all(worker.disk_full for worker in self.workers.values())
-            and any(session.ready for session in self._graph.sessions.values())
-        )
+        self.full_disks.run(now, self._assign)
+        if self.full_disks.next_at is not None:
+            self._wake_at(self.full_disks.next_at)
 
     def set_condition(self, worker: Worker, over_budget: bool, disk_full: bool) -> None:
         """A worker has said how its memory and its disk are."""
@@ -91,6 +116,7 @@ class Scheduler:
         worker.over_budget, worker.disk_full = over_budget, disk_full
         worker.set_shut()
         self._graph.touched[worker] = None
+        self.full_disks.set(worker, disk_full)
         if over_budget:
             self._pressed[worker] = None
         else:
@@ -107,6 +133,9 @@ class Scheduler:
                     del session.ready[key]
                     while (node := queue.pop()) is not None:
                         self._graph.fail_unknown(node)
+            for node in list(session.on_trial):
+                if node.kind.is_own and not any(node.kind.symbol in w.symbols for w in self.workers.values()):
+                    self._graph.fail_unknown(node)
 
     # -- Sending ahead ------------------------------------------------------------------------------------------------
 
@@ -163,8 +192,7 @@ class Scheduler:
                 else:
                     del session.passed_over[key]
                     self._assign(node, worker)
-                    if not worker.open:
-                        self.room.pop(worker, None)
+                    self._graph.touched[worker] = None
 
     def _worker_to_keep(self, session: Session, node: Node) -> Worker | None:
         """The least busy worker for a task whose time has come."""
@@ -176,9 +204,7 @@ class Scheduler:
             return None
         suiting = [worker for worker in self.workers.values() if worker.suits(kind)]
         if not suiting:
-            if self.workers and key not in session.unmet_said:
-                session.unmet_said.add(key)
-                self.unmet.append((session, kind))
+            self._say_unmet(node)
             return None
         if since is None:
             session.passed_over[key] = self._now
@@ -192,12 +218,17 @@ class Scheduler:
     def _place_ready(self) -> None:
         """Hand out ready tasks while there is room."""
         sessions = [s for s in self._graph.sessions.values() if s.ready]
+        for session in sessions:
+            if session not in self._backlogged:  # it was idle, and has saved nothing up by that
+                session.used_us = max(session.used_us, self._level_us)
         while sessions and self.room:
             session = min(sessions, key=_used) if len(sessions) > 1 else sessions[0]
+            self._level_us = session.used_us
             # a stretch of this session's tasks, then see again whose turn it is
             limit = session.used_us + 2_000 if len(sessions) > 1 else None
             if not self._place_of(session, limit):
                 sessions.remove(session)
+        self._backlogged = {session for session in self._graph.sessions.values() if session.ready}
 
     def _place_of(self, session: Session, limit_us: int | None) -> bool:
         """Place tasks of one session; False when it has none that could be placed."""
@@ -207,32 +238,18 @@ class Scheduler:
         for key, queue in list(session.ready.items()):
             if len(session.ready) > 1:  # another line comes first next time
                 session.ready[key] = session.ready.pop(key)
-            roots = True
-            aside: list[Node] = []  # nobody has the time for these
-            while True:
-                node = queue.pop(roots)
-                if node is None:
-                    break
+            line = _Line(queue)
+            while (node := line.pop()) is not None:
                 worker = self._choose(node)
                 if worker is None:
-                    if self._limited and len(aside) < _LOOK_PAST:
-                        aside.append(node)
-                        continue
-                    queue.push_back(node)
-                    if not (roots and self._pressed and is_root(node)):
+                    if not self._look_behind(line, node):
                         break
-                    roots = False
                     continue
-                self._assign(node, worker)
-                if session.passed_over:
-                    session.passed_over.pop(key, None)
+                self._place(node, worker)
                 placed = True
-                if not worker.open:
-                    self.room.pop(worker, None)
                 if not self.room or (limit_us is not None and session.used_us >= limit_us):
                     break
-            for node in reversed(aside):
-                queue.push_back(node)
+            line.close()
             if not queue:
                 del session.ready[key]
             if not self.room:
@@ -244,47 +261,70 @@ class Scheduler:
     def _place_by_rank(self, session: Session, limit_us: int | None) -> bool:
         """The same where tasks have priorities: the first of all lines is next, as long as it can be placed."""
         placed = False
-        lines = dict.fromkeys(session.ready, True)  # whether roots of it can be placed, too
-        while lines and self.room and (limit_us is None or session.used_us < limit_us):
-            tops = {key: session.ready[key].top(roots) for key, roots in lines.items()}
-            ranks = {key: top for key, top in tops.items() if top is not None}
-            if not ranks:
+        lines = {key: _Line(queue) for key, queue in session.ready.items()}
+        open_lines = list(lines.values())
+        while open_lines and self.room and (limit_us is None or session.used_us < limit_us):
+            tops = [line.top() for line in open_lines]
+            top, line = max(zip(tops, open_lines, strict=True), key=_first)
+            if top == _NOTHING:
                 break
-            key = max(ranks, key=lambda key: ranks[key])
-            queue = session.ready[key]
-            node = queue.pop(lines[key])
+            node = line.pop()
             assert node is not None
             worker = self._choose(node)
-            if worker is None:
-                queue.push_back(node)
-                if lines[key] and self._pressed and is_root(node):
-                    lines[key] = False
-                else:
-                    del lines[key]
-                continue
-            self._assign(node, worker)
-            session.passed_over.pop(key, None)
-            placed = True
-            if not worker.open:
-                self.room.pop(worker, None)
-        for key in [key for key, queue in session.ready.items() if not queue]:
-            del session.ready[key]
+            if worker is not None:
+                self._place(node, worker)
+                placed = True
+            elif not self._look_behind(line, node):
+                open_lines.remove(line)
+        for key, line in lines.items():
+            line.close()
+            if not line.queue:
+                del session.ready[key]
         return placed and limit_us is not None
+
+    def _place(self, node: Node, worker: Worker) -> None:
+        self._assign(node, worker)
+        if node.session.passed_over:
+            node.session.passed_over.pop(node.kind.queue_key, None)
+        if not worker.open:
+            self.room.pop(worker, None)
+
+    def _look_behind(self, line: _Line, node: Node) -> bool:
+        """A task cannot be placed now: whether one behind it might be. It goes back into its line."""
+        if line.roots and self._pressed and is_root(node):
+            line.queue.push_back(node)
+            line.roots = False
+            return True
+        is_special = node.number in node.session.tries or any(w.ends_too_soon(node.kind) for w in self._limited)
+        if is_special and len(line.aside) < _LOOK_PAST:
+            line.aside.append(node)
+            self._say_unmet(node)
+            return True
+        line.queue.push_back(node)
+        return False
+
+    def _say_unmet(self, node: Node) -> None:
+        """Say once of the tasks of a line that none of the present workers can ever run them."""
+        key = node.kind.queue_key
+        said = node.session.unmet_said
+        if self.workers and key not in said and not any(w.suits(node.kind) for w in self.workers.values()):
+            said.add(key)
+            self.unmet.append((node.session, node.kind))
 
     def _wake_at(self, deadline: float) -> None:
         self.ask_again_at = min(self.ask_again_at or deadline, deadline)
 
     def _choose(self, node: Node) -> Worker | None:
-        barred = self._pressed if self._pressed and is_root(node) else None
+        barred = self._barred(node) if self._pressed or node.session.tries else None
         best = self._choose_holder(node) if node.inputs else None
-        if barred and best is not None and _is_barred(best, barred):
+        if barred and best in barred:
             best = None
         if self._idle and (best is None or _keeps_waiting(best)):
             best = self._idle_for(node, barred) or best
         if best is None:
             room = self.room
             for worker in room:
-                if worker.can_take(node.kind) and not (barred and _is_barred(worker, barred)):
+                if worker.can_take(node.kind) and not (barred and worker in barred):
                     best = worker
                     break
             else:
@@ -292,6 +332,21 @@ class Scheduler:
             del room[best]
             room[best] = None
         return best
+
+    def _barred(self, node: Node) -> set[Worker]:
+        """Workers where a task may not go now: where it would take memory that there is not, where it has just failed.
+
+        Where nothing else is done it may all the same, or it never could; so it may where there is no other worker.
+        """
+        barred = set()
+        if self._pressed and is_root(node):
+            barred = {worker for worker in self._pressed if worker.n_tasks or worker.n_light}
+        tries = node.session.tries.get(node.number)
+        if tries is not None and tries.worker is not None:
+            others = (w for w in self.workers.values() if w is not tries.worker and not (w.leaving or w.disk_full))
+            if any(worker.suits(node.kind) for worker in others):
+                barred.add(tries.worker)
+        return barred
 
     def _idle_for(self, node: Node, barred: Collection[Worker] | None) -> Worker | None:
         """A worker with as many free cores as the task asks for; they take turns.
@@ -307,7 +362,7 @@ class Scheduler:
             del idle[worker]
             if worker.idle:
                 idle[worker] = None
-                if worker.is_free_for(kind) and not (barred and _is_barred(worker, barred)):
+                if worker.is_free_for(kind) and not (barred and worker in barred):
                     return worker
         return None
 
@@ -371,11 +426,6 @@ class Scheduler:
         worker.ask_after = now + min(_ASK_AGAIN_S * 2**worker.nothing_to_give, _ASK_AGAIN_MAX_S)
 
 
-def _is_barred(worker: Worker, pressed: Collection[Worker]) -> bool:
-    """Whether a root may not go there: it would take memory. Where nothing else is done one may, or none ever could."""
-    return worker in pressed and bool(worker.n_tasks or worker.n_light)
-
-
 def _keeps_waiting(worker: Worker) -> bool:
     """Whether a task sent there now will not start soon."""
     return worker.busy_cpus >= worker.cpus and worker.backlog_us > _WORTH_MOVING_US * worker.cpus
@@ -383,6 +433,10 @@ def _keeps_waiting(worker: Worker) -> bool:
 
 def _backlog(worker: Worker) -> int:
     return worker.backlog_us
+
+
+def _first(top_and_line: tuple[int, _Line]) -> int:
+    return top_and_line[0]
 
 
 def _used(session: Session) -> int:

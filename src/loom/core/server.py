@@ -12,7 +12,7 @@ from typing import Final
 from loom.core import states
 from loom.core.cluster import Worker
 from loom.core.columns import column
-from loom.core.crashes import Crashes
+from loom.core.crashes import Blame, Crashes
 from loom.core.events import (
     CloseLink,
     DisksFull,
@@ -94,7 +94,7 @@ class ServerCore:
         self.workers: dict[int, Worker] = {}
         self.outbox = Outbox()
         self.relays = Relays(self.outbox)
-        self.leaving = Leaving(self.graph, self.outbox)
+        self.leaving = Leaving(self.graph, self.outbox, self.workers)
         self.dying: list[Session] = []  # closed sessions, taken apart in steps
         self.peers: dict[int, Session | Worker | str] = {}  # by link; the role until the first message came
         self._kinds = Kinds()
@@ -129,9 +129,9 @@ class ServerCore:
         self.scheduler.fail_unknown()
         tell_changes(self.graph, self.workers, self.outbox)
         self.leaving.run()
-        disks_full = self.scheduler.disks_full
+        waited = self.scheduler.full_disks.all_wait
         self.scheduler.run(now)
-        if self.scheduler.disks_full and not disks_full:
+        if self.scheduler.full_disks.all_wait and not waited:
             self._effects.append(DisksFull())
         self._assign()
         for session in self.graph.sessions.values():
@@ -157,7 +157,7 @@ class ServerCore:
             self.outbox.send(worker.link, GiveBack(count))
         self.scheduler.to_ask.clear()
         for session, kind in self.scheduler.unmet:
-            self._effects.append(TasksWait(session.id, kind.symbol, kind.request))
+            self._effects.append(TasksWait(session.id, kind.symbol, kind.request, kind.needs_us() / 1e6))
         self.scheduler.unmet.clear()
 
     # -- Links --------------------------------------------------------------------------------------------------------
@@ -189,7 +189,7 @@ class ServerCore:
         peer = self.peers.pop(link, None)
         self.outbox.forget(link)
         if isinstance(peer, Worker):
-            self._lose_worker(peer)
+            self._lose_worker(peer, self._crashes.blame(peer))
         elif isinstance(peer, Session):
             peer.link = None
             peer.detached_at = self._now
@@ -203,6 +203,8 @@ class ServerCore:
             self.graph.touched[peer] = None
         elif isinstance(peer, Session):
             peer.full = full
+        if not full and isinstance(peer, Session | Worker):
+            self.relays.on_drained(peer)
 
     def _on_first_message(self, link: int, role: str, message: Message) -> None:
         match role, message:
@@ -234,12 +236,13 @@ class ServerCore:
         old = self.workers.get(before)
         if old is not None:
             self._effects.append(CloseLink(old.link, "its worker has come back on another link"))
-            self._on_link_down(old.link)
+            self.peers.pop(old.link)
+            self.outbox.forget(old.link)
+            self._lose_worker(old, None)
         self._crashes.came_back(before)
 
-    def _lose_worker(self, worker: Worker) -> None:
+    def _lose_worker(self, worker: Worker, blame: Blame | None) -> None:
         del self.workers[worker.id]
-        blame = self._crashes.blame(worker)
         self._losses.lose_worker(worker, blame)
         if blame is not None:
             self._crashes.judge(worker, blame)
@@ -255,8 +258,6 @@ class ServerCore:
             self.outbox.send(link, SessionRefused(f"the server has {MAX_SESSIONS} sessions already"))
             return
         session = Session(self._next_session, message.token, message.credit_bytes, link, self.incarnation)
-        others = self.graph.sessions.values()
-        session.used_us = min((s.used_us for s in others if s.ready), default=0)
         self._next_session += 1
         self.graph.sessions[session.id] = session
         self.peers[link] = session

@@ -12,6 +12,7 @@ from loom.ids import SERVER_MADE_COUNT, before_first_attempt, first_server_made
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from loom.core.cluster import Worker
     from loom.core.kinds import QueueKey
     from loom.messages import FailedResult
 
@@ -28,6 +29,13 @@ class Failure(NamedTuple):
     error: str
 
 
+class Tries(NamedTuple):
+    """How often a task has failed, and where it did so last."""
+
+    n_failed: int
+    worker: Worker | None
+
+
 class Session:
     """`used_us`: core time handed out so far; the session with the least is served first."""
 
@@ -41,6 +49,7 @@ class Session:
         "crashes",
         "credit_bytes",
         "detached_at",
+        "doubts",
         "failures",
         "failures_to_tell",
         "full",
@@ -88,7 +97,8 @@ class Session:
         self.plan_open = False  # chunks of its last plan are still to come
         self.chunks: dict[int, Chunk] = {}  # those of plans, oldest first, by their first number
         self.spec_bytes = 0  # of the chunks that tasks refer to
-        self.tries: dict[int, int] = {}  # how often tasks have failed that are run again
+        self.tries: dict[int, Tries] = {}  # of tasks that have failed and are run again
+        self.doubts: dict[int, int] = {}  # how often tasks came back because an input could not be had
         self.crashes: dict[int, int] = {}  # with how many lost workers a task was lost
         self.lengths: dict[int, int] = {}  # of finished tasks' objects, where it is not 0
         self._pages: dict[int, list[Node | None]] = {}
@@ -120,9 +130,8 @@ class Session:
             self.spec_bytes += node.chunk.size_bytes
 
     def remove(self, node: Node) -> None:
-        if self.tries or self.crashes:
-            self.tries.pop(node.number, None)
-            self.crashes.pop(node.number, None)
+        if self.tries or self.crashes or self.doubts:
+            self.forget_troubles(node)
         self.leave_chunk(node)
         key = node.number >> _PAGE_BITS
         self.n_nodes -= 1
@@ -131,6 +140,12 @@ class Session:
             self._pages[key][node.number & _ROW_MASK] = None
         else:
             del self._pages[key], self._live[key]
+
+    def forget_troubles(self, node: Node) -> None:
+        """The task is finished, or gone: what there was with it is over."""
+        for troubles in (self.tries, self.crashes, self.doubts):
+            troubles.pop(node.number, None)
+        node.flags &= ~SUSPECT
 
     def leave_chunk(self, node: Node) -> None:
         """The task refers to its chunk no longer."""

@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Final
 
 from loom.core import worker_states as ws
-from loom.core.columns import column
+from loom.core.columns import column, ids_column
 from loom.core.worker_events import (
     CheckpointDone,
     Condition,
@@ -60,6 +60,7 @@ from loom.messages import (
     ForgetSession,
     GiveBack,
     Message,
+    NotTaken,
     ObjectAt,
     RecallTasks,
     RelayedObject,
@@ -102,6 +103,7 @@ class WorkerCore:
         self.id = 0
         self.leave_at: float | None = None  # the worker is to go: it starts nothing, and what runs is stopped then
         self._condition = Condition(False, False)
+        self._taking: set[int] = set()  # objects that a worker that leaves hands over, and that nobody here need want
         self._kinds: dict[int, WorkerKind] = {}
         self._effects: list[WorkerEffect] = []
         self._inline: list[Task] = []
@@ -225,7 +227,7 @@ class WorkerCore:
             case ForgetSession():
                 self._on_forget_session(message.session)
             case RelayObject():
-                self._effects.append(Relay(message.object))
+                self._effects.append(Relay(message.object, message.pieces, message.go_on))
             case WriteCheckpoint():
                 if message.object in self.held:
                     self.saving.add(message.object)
@@ -238,7 +240,11 @@ class WorkerCore:
                 for peer in message.peers:
                     self.fetches.peers[peer.worker] = peer
                 for located in message.objects:
-                    self._locate(located)
+                    if located.object not in self.held:
+                        self._taking.add(located.object)
+                        self._locate(located)
+                        if located.object not in self.fetching:
+                            self._on_unavailable(located.object)
             case RelayedObject():
                 self._on_relayed(message)
             case WorkerAccepted():
@@ -251,9 +257,7 @@ class WorkerCore:
     def _on_run_tasks(self, message: RunTasks) -> None:
         for kind in message.kinds:
             place = self._places.get(kind.symbol, "")
-            self._kinds[kind.kind] = WorkerKind(
-                kind.kind, kind.symbol, kind.label, kind.request, kind.time_limit_ms, place
-            )
+            self._kinds[kind.kind] = WorkerKind(kind.kind, kind.symbol, kind.label, kind.request, place)
         for peer in message.peers:
             self.fetches.peers[peer.worker] = peer
         for located in message.objects:
@@ -414,6 +418,7 @@ class WorkerCore:
         self.held.clear()
         self.queues.owed = 0
         self.fetches.clear()
+        self._taking.clear()
         self.awaited.clear()
         self.saving.clear()
         self._kinds.clear()
@@ -424,6 +429,7 @@ class WorkerCore:
     # -- Objects ------------------------------------------------------------------------------------------------------
 
     def _on_fetched(self, object_id: int, size_bytes: int) -> None:
+        self._taking.discard(object_id)
         if not self.fetches.arrived(object_id):
             self._void(object_id)  # dropped while it was on its way
             return
@@ -433,16 +439,25 @@ class WorkerCore:
 
     def _on_fetch_failed(self, object_id: int, unreachable: bool) -> None:
         if self.fetches.failed(object_id, unreachable):
-            self._give_back_dependents(object_id)
+            self._on_unavailable(object_id)
+
+    def _on_unavailable(self, object_id: int) -> None:
+        """An object does not come."""
+        self._give_back_dependents(object_id)
+        if object_id in self._taking:
+            self._taking.remove(object_id)
+            self._reports.add(NotTaken(ids_column([object_id])))
 
     def _on_relayed(self, message: RelayedObject) -> None:
         take, failed = self.fetches.on_piece(message)
         if take is not None:
             self._effects.append(take)
         if failed:
-            self._give_back_dependents(message.number)
+            self._dropped.append(message.number)  # of which a part may be here
+            self._on_unavailable(message.number)
 
     def _drop(self, object_id: int) -> None:
+        self._taking.discard(object_id)
         if self.held.pop(object_id, None) is not None:
             self._dropped.append(object_id)
         if self.fetches.forget(object_id):
@@ -559,3 +574,4 @@ class WorkerCore:
         self._reports.given = [t for t in self._reports.given if session_of(t.id) != session]
         for object_id in [i for i in (*self.held, *self.fetching) if session_of(i) == session]:
             self._drop(object_id)
+        self.fetches.forget_session(session)

@@ -184,9 +184,14 @@ class TakePiece(Struct, gc=False):
 
 
 class Relay(Struct, gc=False):
-    """Send this object to the server in pieces."""
+    """Send this object to the server: up to so many pieces that are not the last; `go_on`: so many more.
+
+    One that is dropped meanwhile ends at once, with an error.
+    """
 
     object: int
+    pieces: int
+    go_on: bool
 
 
 class SaveObject(Struct, gc=False):

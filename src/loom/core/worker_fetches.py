@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from loom.core.columns import ids_column
 from loom.core.worker_events import Fetch, TakePiece
+from loom.ids import session_of
 from loom.messages import ObjectAt, PeerAddress, RelayedObject, RelayWanted
 
 
@@ -81,6 +82,11 @@ class Fetches:
             return False
         stream.void = True
         return stream.coming
+
+    def forget_session(self, session: int) -> None:
+        """No piece of its objects comes any more."""
+        for object_id in [object_id for object_id in self._streams if session_of(object_id) == session]:
+            del self._streams[object_id]
 
     # -- Through the server -------------------------------------------------------------------------------------------
 

@@ -191,9 +191,9 @@ class Queues:
         self.free_cpus -= task.cpus
         task.cores = self._take_cores(task.cpus)
         self.n_light_programs += not task.cpus
-        if task.kind.time_limit_s is not None:
+        if task.time_limit_s is not None:
             self._limited[task.id, task.attempt] = task
-            self._stop_programs_at[task.id, task.attempt] = now + task.kind.time_limit_s
+            self._stop_programs_at[task.id, task.attempt] = now + task.time_limit_s
         effects.append(RunProgram(task))
 
     def executor_for(self, task: Task) -> Executor | None:
@@ -248,7 +248,7 @@ class Queues:
         task.estimate_us = task.kind.estimate_us
         task.executor = executor
         self.placed[task.id, task.attempt] = task
-        if task.kind.time_limit_s is not None:
+        if task.time_limit_s is not None:
             self._limited[task.id, task.attempt] = task
         executor.queue[task] = None
         executor.backlog_us += task.estimate_us
@@ -405,7 +405,7 @@ class Queues:
     def _stop_late(self, now: float, effects: list[QueueEffect]) -> None:
         """See which runs have reached their time limit. When a function began its executor knows best."""
         for run, task in self._limited.items():
-            limit_s = task.kind.time_limit_s
+            limit_s = task.time_limit_s
             executor = task.executor
             assert limit_s is not None
             if executor is None:

@@ -41,15 +41,13 @@ class WorkerKind:
         "place",
         "request",
         "symbol",
-        "time_limit_s",
     )
 
-    def __init__(self, number: int, symbol: str, label: str, request: Request, time_limit_ms: int, place: str) -> None:
+    def __init__(self, number: int, symbol: str, label: str, request: Request, place: str) -> None:
         self.number = number
         self.symbol = symbol
         self.label = label
         self.request = request
-        self.time_limit_s = time_limit_ms / 1000 if time_limit_ms else None
         self.cpus = request.cpus
         self.extras = request.extras
         self.n_gpus = sum(-(-amount // GPU_PARTS) for name, amount in request.extras if name == GPUS)
@@ -93,6 +91,7 @@ class Task:
         "n_consumers",
         "n_missing",
         "state",
+        "time_limit_s",
     )
 
     def __init__(self, run: RunTask, kind: WorkerKind) -> None:
@@ -100,6 +99,7 @@ class Task:
         self.attempt = run.attempt
         self.kind = kind
         self.flags = run.flags
+        self.time_limit_s = run.time_limit_ms / 1000 if run.time_limit_ms else None
         self.n_consumers = run.consumers
         self.config = run.config
         self.inputs = run.inputs

@@ -8,6 +8,7 @@ import errno
 import os
 import shutil
 import stat
+from contextlib import suppress
 from typing import Final, NamedTuple
 
 from loom.data.base import DObject
@@ -69,10 +70,12 @@ class RunDirectory:
             self._watch(position, stored)  # it can be opened for writing as /dev/stdin
             return stored.open()
         path = self.path + b"+in"  # beside the directory, where every name is the user's
-        self._write(path, value)
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        os.unlink(path)
-        return fd
+        try:
+            self._write(path, value)
+            return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        finally:
+            with suppress(FileNotFoundError):
+                os.unlink(path)
 
     def _watch(self, position: int, stored: StoredFile) -> None:
         """The program has this very file, which stays where it is until the directory is removed."""

@@ -140,6 +140,44 @@ def end_children(kept: Collection[int], within_s: float) -> list[int]:
         pause_s = min(2 * pause_s, _PAUSE_MAX_S)
 
 
+def end_below(directory: str, within_s: float) -> list[int]:
+    """Kill this user's processes that work somewhere below a directory, except this one and those that it is below.
+
+    Returns what has not ended within the time.
+    """
+    place = os.path.realpath(directory) + "/"
+    kept = _ancestors()
+    deadline = time.monotonic() + within_s
+    pause_s = _PAUSE_S
+    while True:
+        left = [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if _is_below(pid, place)]
+        left = [pid for pid in left if pid not in kept]
+        if not left or time.monotonic() > deadline:
+            return left
+        for pid in left:
+            kill(pid)
+        time.sleep(pause_s)
+        pause_s = min(2 * pause_s, _PAUSE_MAX_S)
+
+
+def _is_below(pid: int, place: str) -> bool:
+    try:
+        return os.stat(f"/proc/{pid}").st_uid == os.getuid() and os.readlink(f"/proc/{pid}/cwd").startswith(place)
+    except OSError:  # it has ended, or it is not ours
+        return False
+
+
+def _ancestors() -> set[int]:
+    """This process and what it is below."""
+    parents = {child: parent for parent, children in _scan().items() for child in children}
+    found: set[int] = set()
+    pid = os.getpid()
+    while pid and pid not in found:
+        found.add(pid)
+        pid = parents.get(pid, 0)
+    return found
+
+
 def task_oom_score() -> bytes:
     """What processes of tasks have as their oom_score_adj."""
     try:

@@ -194,10 +194,11 @@ class ServerShell:
                     self._trace.start(os.fsdecode(effect.path))
                 case TasksWait():
                     _log.warning(
-                        "tasks (%s) of session %d wait: no worker has %s; they run as soon as one comes that has",
+                        "tasks (%s) of session %d wait: no worker has %s%s; they run as soon as one comes that has",
                         effect.symbol,
                         effect.session,
                         describe(effect.request),
+                        f" for {effect.needs_s:.3g} s" if effect.needs_s >= 1 else "",
                     )
                 case DisksFull():
                     _log.warning("tasks wait until a worker has room on its disk again: all are full (see their logs)")

@@ -205,8 +205,9 @@ class SimClient:
         checkpoint = self.reckoning.checkpoints.get(result.number)
         assert checkpoint in (None, *self.world.saved), f"{self} got result {result.number}, which is not saved"
         future.ready = True
+        future.inlined = result.packed is not None
+        future.value = None  # to be fetched, even if it was here
         if result.packed is not None:
-            future.inlined = True
             self._keep(future, unpack(result.packed))
 
     def _on_failed(self, failed: FailedResult) -> None:

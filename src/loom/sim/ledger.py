@@ -9,6 +9,7 @@ from loom.core.client_events import (
     Undeliverable,
 )
 from loom.core.cluster import Worker
+from loom.core.crashes import Blame
 from loom.core.node import Node
 from loom.core.server import ServerCore
 from loom.ids import session_of, task_id
@@ -47,14 +48,14 @@ class Ledger:
         self.n_accepted += 1
         self._finish(node, size_bytes, length, packed)
 
-    def _on_worker_lost(self, worker: Worker) -> None:
-        if not worker.leaving:
+    def _on_worker_lost(self, worker: Worker, blame: Blame | None) -> None:
+        if blame is not None:
             for session in self._core.graph.sessions.values():
                 for node in session.nodes():
                     if node.worker is worker and node.state == states.ASSIGNED:
                         known_as = task_id(session.id, node.users_number)
                         self.n_lost_with[known_as] = self.n_lost_with.get(known_as, 0) + 1
-        self._lose_worker(worker)
+        self._lose_worker(worker, blame)
 
     def on_close_link(self, reason: str) -> None:
         assert reason in _GOOD_REASONS, f"the server cuts a link: {reason}"
@@ -89,4 +90,5 @@ class Ledger:
             assert of_worker.queues.free_cpus == of_worker.queues.cpus, f"{worker} has cores in use"
             left = of_worker.held or of_worker.fetching or of_worker.awaited or of_worker.copies
             assert not left, f"{worker} has something left: {left}"
+            assert not worker.relays, f"{worker} is not done with sending {[f'{i:#x}' for i in worker.relays]}"
             assert not worker.store, f"{worker} stores objects: {[f'{i:#x}' for i in worker.store]}"

@@ -29,6 +29,7 @@ class SimServer:
     def __init__(self, world: World) -> None:
         self.world = world
         self.core = ServerCore(1, crash_limit=world.crash_limit, lineage_bytes=world.lineage_bytes)
+        self.core.relays.window = 1  # objects come in three pieces: each but the last is waited for
         self.stopped = False
         self._ends: dict[int, End] = {}
         self._numbers: dict[End, int] = {}

@@ -61,6 +61,16 @@ if TYPE_CHECKING:
 
 _SYMBOLS: Final = sorted(PLACES)
 _MOST_STEPS: Final = 1000  # in one turn
+_PADDING: Final = bytes(2000)  # of a relayed piece: so that links become full
+
+
+class _Stream:
+    """An object that is sent through the server: the pieces to come, and how many may be sent besides the last."""
+
+    def __init__(self, pieces: list[bytes], n_left: int) -> None:
+        self.pieces = pieces
+        self.n_left = n_left
+        self.waits = False
 
 
 class SimWorker:
@@ -82,6 +92,7 @@ class SimWorker:
         self.frozen = False
         self._incarnation = 0
         self._pieces: dict[int, bytes] = {}
+        self.relays: dict[int, _Stream] = {}
         self.executors = [
             SimExecutor(world.clock, world.rng, speed, self._on_results(i), self._on_executor_lost(i))
             for i in range(cpus + 1)
@@ -125,6 +136,7 @@ class SimWorker:
     def on_broken(self, end: End) -> None:
         self.end = None
         self._outbox.clear()
+        self.relays.clear()
         self.post(ServerLost())
         self._turn()
         self.world.clock.after(self.world.rng.random() * 0.5, self.connect)
@@ -237,6 +249,8 @@ class SimWorker:
                 for object_id in effect.objects:
                     self.store.pop(object_id, None)
                     self._pieces.pop(object_id, None)
+                    if self.relays.pop(object_id, None) is not None:
+                        self._refuse_relay(object_id)
             case RunProgram():
                 self._start_program(effect.task)
             case Fetch():
@@ -267,7 +281,7 @@ class SimWorker:
                 executor = self.executors[effect.executor]
                 assert executor.is_idle, f"{self} starts executor {effect.executor} again while it has something to do"
             case Relay():
-                self._relay(effect.object)
+                self._relay(effect)
             case Stop():
                 self.die()
 
@@ -376,25 +390,43 @@ class SimWorker:
             self.world.saved.add(effect.path)
         self.post(CheckpointDone(effect.object, DISK_FULL if is_full else ""))
 
-    def _relay(self, object_id: int) -> None:
+    def _relay(self, relay: Relay) -> None:
         """Send an object in a few pieces, with pauses."""
-        found = self.store.get(object_id)
-        if found is None:
-            self._outbox.append(RelayPiece(object_id, b"", b"", True, "the worker does not have the object"))
+        if relay.go_on:
+            stream = self.relays.get(relay.object)
+            if stream is not None:
+                stream.n_left += relay.pieces
+                if stream.waits:
+                    stream.waits = False
+                    self._send_piece(relay.object, stream)
             return
+        found = self.store.get(relay.object)
+        if found is None:
+            self._refuse_relay(relay.object)
+            return
+        assert relay.object not in self.relays, f"{self} is to send {relay.object:#x} twice at once"
         packed = found.packed()
         cuts = sorted(self.world.rng.randint(0, len(packed)) for _ in range(2))
         pieces = [packed[a:b] for a, b in zip([0, *cuts], [*cuts, len(packed)], strict=True)]
-        end = self.end
+        stream = self.relays[relay.object] = _Stream(pieces, relay.pieces)
+        self._send_piece(relay.object, stream)
 
-        def send_next() -> None:
-            if end is not None and self.alive:
-                piece = pieces.pop(0)
-                end.send([RelayPiece(object_id, b"", piece, not pieces, "")])
-                if pieces:
-                    self.world.clock.after(self.world.rng.random() * 0.01, send_next)
+    def _refuse_relay(self, object_id: int) -> None:
+        self._outbox.append(RelayPiece(object_id, b"", b"", True, "the worker does not have the object"))
 
-        send_next()
+    def _send_piece(self, object_id: int, stream: _Stream) -> None:
+        if self.end is None or self.relays.get(object_id) is not stream:  # dropped, or the link is gone
+            return
+        last = len(stream.pieces) == 1
+        if not last and not stream.n_left:
+            stream.waits = True
+            return
+        stream.n_left -= 1
+        self.end.send([RelayPiece(object_id, _PADDING, stream.pieces.pop(0), last, "")])
+        if last:
+            del self.relays[object_id]
+        else:
+            self.world.clock.after(self.world.rng.random() * 0.01, partial(self._send_piece, object_id, stream))
 
 
 def objects_of(worker: SimWorker, peer: PeerAddress, object_id: int) -> SimObject | None:

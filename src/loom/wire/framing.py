@@ -1,9 +1,12 @@
-"""Frames on a byte stream, without any I/O: length (u32, little-endian), kind (u8), checksum (u32), payload.
+"""Frames on a byte stream, without any I/O: length (u32, little-endian), kind (u8), fold of these two (u16), checksum
+(u32), payload.
 
 A control frame is handed out whole, if its checksum fits (CRC-32 of the payload, begun with the length): TCP's own lets
-some damage pass, and a message that has become another one would be believed. The payload of bulk frames, which have no
-checksum, is a stream of its own that lands straight in a buffer which the reader was given before; one object may take
-many bulk frames, cut anywhere. What the payloads mean is not known here.
+some damage pass, and a message that has become another one would be believed. The fold is looked at as soon as a header
+is there: a length that is wrong would have the reader wait for bytes that never come.
+
+The payload of bulk frames, which have no checksum, is a stream of its own that lands straight in a buffer which the
+reader was given before; one object may take many bulk frames, cut anywhere. What the payloads mean is not known here.
 """
 
 import struct
@@ -17,7 +20,7 @@ from loom.limits import KIB, MAX_FRAME_BYTES
 CONTROL: Final = 1
 BULK: Final = 2
 
-_HEADER: Final = struct.Struct("<IBI")
+_HEADER: Final = struct.Struct("<IBHI")
 HEADER_BYTES: Final = _HEADER.size
 _SCRATCH_BYTES: Final = 64 * KIB  # what one read takes of small frames; larger ones get a buffer of their own
 
@@ -25,12 +28,17 @@ _SCRATCH_BYTES: Final = 64 * KIB  # what one read takes of small frames; larger 
 def put_header(frame: bytearray, kind: int) -> None:
     """Fill in the first HEADER_BYTES of a frame whose payload is already behind them."""
     length = len(frame) - HEADER_BYTES
-    _HEADER.pack_into(frame, 0, length, kind, crc32(memoryview(frame)[HEADER_BYTES:], length))
+    _HEADER.pack_into(frame, 0, length, kind, _fold(length, kind), crc32(memoryview(frame)[HEADER_BYTES:], length))
 
 
 def bulk_header(size_bytes: int) -> bytes:
     """What precedes `size_bytes` (at most MAX_FRAME_BYTES) of bulk payload."""
-    return _HEADER.pack(size_bytes, BULK, 0)
+    return _HEADER.pack(size_bytes, BULK, _fold(size_bytes, BULK), 0)
+
+
+def _fold(length: int, kind: int) -> int:
+    """Another one for any flipped bit, and for whatever happens to up to 16 bits in a row."""
+    return (length ^ length >> 16 ^ kind) & 0xFFFF
 
 
 class FrameReader:
@@ -90,8 +98,8 @@ class FrameReader:
     def next_frame(self) -> memoryview | None:
         """The payload of the next control frame, or None until more bytes have come.
 
-        Raises ProtocolError for an unknown kind, a frame above the limit or damaged, bulk that nobody expects, and a
-        control frame in the middle of a landing.
+        Raises ProtocolError for what was damaged, an unknown kind, a frame above the limit, bulk that nobody expects,
+        and a control frame in the middle of a landing.
         """
         while True:
             if self._target is not None:
@@ -105,7 +113,9 @@ class FrameReader:
             begin = self._start + HEADER_BYTES
             if self._end < begin:
                 return None
-            length, kind, checksum = _HEADER.unpack_from(self._scratch, self._start)
+            length, kind, fold, checksum = _HEADER.unpack_from(self._scratch, self._start)
+            if fold != _fold(length, kind) or (checksum and kind == BULK):
+                raise ProtocolError("the header of a frame was damaged on its way")
             if kind != CONTROL:
                 self._begin_bulk(length, kind)
                 continue

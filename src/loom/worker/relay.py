@@ -1,4 +1,4 @@
-"""An object on its way through the server, for a client or worker that cannot reach this worker."""
+"""Objects on their way through the server, for clients or workers that cannot reach this worker."""
 
 from __future__ import annotations
 
@@ -15,17 +15,61 @@ _PIECE_BYTES: Final = 1 * MIB
 _LOOK_AGAIN_S: Final = 0.005
 
 
-async def relay_pieces(link: Link, object_id: int, found: bytes | tuple[bytes, list[Segment]]) -> None:
-    """Send the object piece by piece, no faster than the link takes it; say so where it cannot be read."""
-    try:
-        for header, piece, last in pieces_of(found):
-            while link.full and not link.closed:
-                await asyncio.sleep(_LOOK_AGAIN_S)
-            if link.closed:
-                return
-            link.send([RelayPiece(object_id, header, bytes(piece), last, "")])
-    except OSError as error:
-        link.send([RelayPiece(object_id, b"", b"", True, f"the worker cannot read the object: {error}")])
+class RelaySender:
+    """Sends each object piece by piece, no faster than the link takes it, and not further than it was told to."""
+
+    def __init__(self) -> None:
+        self._streams: dict[int, _Stream] = {}
+
+    def start(self, link: Link, object_id: int, found: bytes | tuple[bytes, list[Segment]], n_pieces: int) -> None:
+        """Send up to so many pieces that are not the last, then wait."""
+        stream = self._streams[object_id] = _Stream(n_pieces)
+        stream.sending = asyncio.get_running_loop().create_task(self._send(stream, link, object_id, found))
+
+    def go_on(self, object_id: int, n_pieces: int) -> None:
+        """Send so many more, unless all have been sent."""
+        stream = self._streams.get(object_id)
+        if stream is not None:
+            stream.n_left += n_pieces
+            stream.may_go_on.set()
+
+    def drop(self, object_id: int) -> bool:
+        """The object is to go: send no more of it. False where none of it was to be sent."""
+        stream = self._streams.pop(object_id, None)
+        if stream is None:
+            return False
+        stream.sending.cancel()
+        return True
+
+    def clear(self) -> None:
+        """The link is gone."""
+        for object_id in list(self._streams):
+            self.drop(object_id)
+
+    async def _send(
+        self, stream: _Stream, link: Link, object_id: int, found: bytes | tuple[bytes, list[Segment]]
+    ) -> None:
+        try:
+            for header, piece, last in pieces_of(found):
+                while not last and not stream.n_left:
+                    stream.may_go_on.clear()
+                    await stream.may_go_on.wait()
+                while link.full and not link.closed:
+                    await asyncio.sleep(_LOOK_AGAIN_S)
+                link.send([RelayPiece(object_id, header, bytes(piece), last, "")])
+                stream.n_left -= 1
+        except OSError as error:
+            link.send([RelayPiece(object_id, b"", b"", True, f"the worker cannot read the object: {error}")])
+        del self._streams[object_id]
+
+
+class _Stream:
+    __slots__ = ("may_go_on", "n_left", "sending")
+
+    def __init__(self, n_left: int) -> None:
+        self.n_left = n_left  # pieces that may be sent before it has to wait, the last one aside
+        self.may_go_on = asyncio.Event()
+        self.sending: asyncio.Task[None]
 
 
 def pieces_of(found: bytes | tuple[bytes, list[Segment]]) -> Iterator[tuple[bytes, memoryview, bool]]:

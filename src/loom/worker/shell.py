@@ -53,7 +53,7 @@ from loom.executors.memory import MemoryWatch
 from loom.executors.orphans import Orphans
 from loom.executors.programs import ProgramRunner
 from loom.limits import FETCH_IDLE_TIMEOUT_S, LINK_SILENCE_S, RECONNECT_PAUSE_MAX_S, RECONNECT_PAUSE_S
-from loom.messages import Message, RegisterWorker, RelayPiece, ServerToWorker, StopWorker, WorkerAccepted
+from loom.messages import Message, RegisterWorker, RelayPiece, ServerToWorker, StopWorker, WorkerAccepted, WorkerLeaves
 from loom.net.link import SIGNS_OF_LIFE, Link, connect
 from loom.net.objects import ObjectFetcher, ObjectServer
 from loom.plugins.chosen import Plugins
@@ -68,7 +68,7 @@ from loom.worker.hardware import Hardware
 from loom.worker.inline import InlineRunner, done_of
 from loom.worker.landing import FileLanding
 from loom.worker.pieces import PieceLanding
-from loom.worker.relay import relay_pieces
+from loom.worker.relay import RelaySender
 from loom.worker.spill import Spiller
 from loom.worker.store import Store
 from loom.worker.tracing import WorkerTrace
@@ -125,7 +125,7 @@ class WorkerShell:
         self._outbox: list[Message] = []
         self._turn_due = False
         self._timer: asyncio.TimerHandle | None = None
-        self._relays: set[asyncio.Task[None]] = set()
+        self._relays = RelaySender()
         self._fault: Exception | None = None
         self._before = (0, 0)  # incarnation of the server that accepted us last, and which worker we were there
         self._leave_at_s: float | None = None  # when the time limit ends, if there is one
@@ -254,9 +254,12 @@ class WorkerShell:
             self._directory.path,
         )
         await self._lost.wait()
+        if self._stopping.is_set() and self._fault is None:  # what runs here is no reason for its end
+            link.send([WorkerLeaves()])
         link.close("the worker stops")
         self._link = self._incarnation = None
         self._pieces.clear()
+        self._relays.clear()
         self._outbox.clear()
         self._post(ServerLost())
         self._turn()
@@ -373,6 +376,8 @@ class WorkerShell:
                 for object_id in effect.objects:
                     self._store.drop(object_id)
                     self._pieces.drop(object_id)
+                    if self._relays.drop(object_id):
+                        self._refuse_relay(object_id)
             case RunProgram():
                 self._start_program(effect.task)
             case Fetch():
@@ -388,7 +393,7 @@ class WorkerShell:
             case StopProgram():
                 self._programs.stop(effect.task, effect.why)
             case Relay():
-                self._relay(effect.object)
+                self._relay(effect)
             case TakePiece():
                 self._take_piece(effect)
             case SaveObject():
@@ -490,17 +495,22 @@ class WorkerShell:
             if found is not None:
                 self._on_object(piece.object, found, "", False)
 
-    def _relay(self, object_id: int) -> None:
+    def _relay(self, relay: Relay) -> None:
         link = self._link
         if link is None:
             return
-        found = self._store.lookup(object_id)
-        if found is None:
-            self._outbox.append(RelayPiece(object_id, b"", b"", True, "the worker does not have the object"))
+        if relay.go_on:
+            self._relays.go_on(relay.object, relay.pieces)
             return
-        relaying = asyncio.get_running_loop().create_task(relay_pieces(link, object_id, found))
-        self._relays.add(relaying)
-        relaying.add_done_callback(self._relays.discard)
+        found = self._store.lookup(relay.object)
+        if found is None:
+            self._refuse_relay(relay.object)
+        else:
+            self._relays.start(link, relay.object, found, relay.pieces)
+
+    def _refuse_relay(self, object_id: int) -> None:
+        """In order with what else is said of the object, so that the server does not take this for later news."""
+        self._outbox.append(RelayPiece(object_id, b"", b"", True, "the worker does not have the object"))
 
 
 def _own_name() -> str:

@@ -168,13 +168,12 @@ class Store:
             except OSError as error:
                 if not is_full(error):
                     raise
-                full = NoRoom(directory, space_text(*self._directories))
                 del stored  # and what has been written: others are to have the room
             else:
                 self._budget.count(stored)
                 return stored, made
-        self._no_room(full.path, size_bytes)
-        raise full
+        self._no_room(places[-1], size_bytes)
+        raise NoRoom(places[-1], space_text(*self._directories))  # held by no local
 
     def error_text(self, error: BaseException) -> str:
         """What is said of an error; where there was no room for an object, what the file systems have."""

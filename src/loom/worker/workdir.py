@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from loom.errors import LoomError
+from loom.executors.trees import end_below
 from loom.limits import MIB
 from loom.worker.disk import is_in_memory
 
@@ -22,6 +23,7 @@ _PREFIX: Final = "loom-worker-"
 _DRAFT_PREFIX: Final = ".loom-worker-"
 _DRAFT_S: Final = 3600.0  # one that is older was left by a worker that was killed in that moment
 _LOCK: Final = ".lock"
+_GIVE_UP_S: Final = 5.0  # processes that have not ended by then are stuck in the kernel, or not ours
 _SHM: Final = "/dev/shm"
 _DISK: Final = "/var/tmp"  # for temporary files that survive a restart, so it is never in memory as /tmp may be
 _LEAST_FREE_BYTES: Final = 256 * MIB  # of tmpfs, to use it unasked
@@ -119,7 +121,9 @@ def _default_base() -> str:
 
 
 def sweep(parent: str) -> None:
-    """Remove directories of dead workers of this user below `parent`."""
+    """Remove directories of dead workers of this user below `parent`, and kill the programs that still run in them:
+    of a worker that was killed together with its supervisor.
+    """
     for directory in (*Path(parent).glob(f"{_PREFIX}*"), *Path(parent).glob(f"{_DRAFT_PREFIX}*")):
         try:
             status = directory.lstat()
@@ -132,6 +136,9 @@ def sweep(parent: str) -> None:
             continue
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            left = end_below(str(directory), _GIVE_UP_S)
+            if left:
+                _log.warning("processes that a dead worker has left in %s cannot be ended: %s", directory, left)
             shutil.rmtree(directory, ignore_errors=True)
         except OSError:
             pass  # its worker lives
