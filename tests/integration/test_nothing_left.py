@@ -184,7 +184,7 @@ class TestWorkers:
             assert worker_or_supervisor is not None
             worker_or_supervisor.kill()
             eventually(lambda: not [pid for pid in (worker.pid, *first) if psutil.pid_exists(pid)])
-            assert not list(Path("/dev/shm").glob(f"loom-worker-{worker.pid}-*"))
+            eventually(lambda: not list(Path("/dev/shm").glob(f"loom-worker-{worker.pid}-*")))
             eventually(runaways.all_run)
             future.release()
         assert runaways.living() == []

@@ -190,6 +190,7 @@ class Expander:
         first = session.take_numbers(len(configs))
         numbers = [[source.number for source in own] for own in inputs]
         chunk = MadeChunk(first, of.level(), configs, numbers, of.users_number, of.rules())
+        session.enter_chunk(chunk)
         made = []
         for number, own in enumerate(inputs, first):
             node = Node(session, number, chunk, kind, tuple(dict.fromkeys(own)), 0)

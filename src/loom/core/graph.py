@@ -92,6 +92,7 @@ class Graph:
             raise ProtocolError("a plan chunk refers past one of its tables") from None
         ends, numbers = chunk.input_ends.tolist(), chunk.inputs.tolist()
         session.chunks[chunk.first] = chunk
+        session.enter_chunk(chunk)
         if any(kind.is_dynamic for kind in kinds.values()):
             session.has_dynamic = True
         if any(rule.priority for rule in rules):
@@ -209,9 +210,8 @@ class Graph:
             node.number, node.level(), [config], [numbers], old.stands_for, node.rules(), node.checkpoint()
         )
         node.session.leave_chunk(node)
+        node.session.enter_chunk(made)
         node.chunk = made
-        made.n_live = 1
-        node.session.spec_bytes += made.size_bytes
         node.kind = kind
         node.inputs = tuple(dict.fromkeys(inputs))
         node.flags = node.flags & ~REPEATS | (REPEATS if len(node.inputs) < len(inputs) else 0)

@@ -56,8 +56,8 @@ class Lineage:
     def _cut(self, session: Session, node: Node) -> None:
         made = MadeChunk(node.number, 0, [b""], [[]], node.chunk.stands_for, NO_RULES)
         session.leave_chunk(node)
+        session.enter_chunk(made)
         node.chunk = made
-        made.n_live = 1
         node.flags = node.flags & ~REPEATS | CUT
         inputs, node.inputs = node.inputs, ()
         for source in inputs:

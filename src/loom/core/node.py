@@ -101,7 +101,9 @@ class Chunk:
 
     def rank(self, row: int) -> int:
         """What is higher comes first: priority, then level."""
-        return self.levels[row] + (self.rules(row).priority << _PRIORITY_SHIFT if self._rules_of is not None else 0)
+        if self._rules_of is None:
+            return self.levels[row]
+        return self.levels[row] + (self.rules(row).priority << _PRIORITY_SHIFT)
 
     def level(self, row: int) -> int:
         return self.levels[row]
@@ -236,7 +238,6 @@ class Node:
         self.replicas: list[Worker] | None = None
         self.attempt = session.before_first_attempt
         self.size_bytes = 0
-        chunk.n_live += 1
 
     @property
     def id(self) -> int:
@@ -258,7 +259,8 @@ class Node:
 
     def rank(self) -> int:
         """The highest of those that can run comes first."""
-        return self.chunk.rank(self.number - self.chunk.first)
+        chunk = self.chunk
+        return chunk.rank(self.number - chunk.first)
 
     def rules(self) -> Rules:
         return self.chunk.rules(self.number - self.chunk.first)

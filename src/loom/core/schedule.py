@@ -239,17 +239,17 @@ class Scheduler:
             if len(session.ready) > 1:  # another line comes first next time
                 session.ready[key] = session.ready.pop(key)
             line = _Line(queue)
-            while (node := line.pop()) is not None:
+            while (node := queue.pop(line.roots)) is not None:
                 worker = self._choose(node)
-                if worker is None:
-                    if not self._look_behind(line, node):
+                if worker is not None:
+                    self._place(node, worker)
+                    placed = True
+                    if not self.room or (limit_us is not None and session.used_us >= limit_us):
                         break
-                    continue
-                self._place(node, worker)
-                placed = True
-                if not self.room or (limit_us is not None and session.used_us >= limit_us):
+                elif not self._look_behind(line, node):
                     break
-            line.close()
+            if line.aside:
+                line.close()
             if not queue:
                 del session.ready[key]
             if not self.room:
@@ -291,16 +291,15 @@ class Scheduler:
 
     def _look_behind(self, line: _Line, node: Node) -> bool:
         """A task cannot be placed now: whether one behind it might be. It goes back into its line."""
-        if line.roots and self._pressed and is_root(node):
-            line.queue.push_back(node)
-            line.roots = False
-            return True
         is_special = node.number in node.session.tries or any(w.ends_too_soon(node.kind) for w in self._limited)
         if is_special and len(line.aside) < _LOOK_PAST:
             line.aside.append(node)
             self._say_unmet(node)
             return True
         line.queue.push_back(node)
+        if line.roots and self._pressed and is_root(node):
+            line.roots = False
+            return True
         return False
 
     def _say_unmet(self, node: Node) -> None:

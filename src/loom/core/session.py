@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from loom.core.node import SUSPECT, Chunk, Node
+from loom.core.node import SUSPECT, Chunk, MadeChunk, Node
 from loom.core.ready import ReadyQueue
 from loom.errors import ProtocolError
 from loom.ids import SERVER_MADE_COUNT, before_first_attempt, first_server_made
@@ -126,8 +126,6 @@ class Session:
         page[node.number & _ROW_MASK] = node
         self._live[key] += 1
         self.n_nodes += 1
-        if node.chunk.n_live == 1:  # the first one
-            self.spec_bytes += node.chunk.size_bytes
 
     def remove(self, node: Node) -> None:
         if self.tries or self.crashes or self.doubts:
@@ -146,6 +144,11 @@ class Session:
         for troubles in (self.tries, self.crashes, self.doubts):
             troubles.pop(node.number, None)
         node.flags &= ~SUSPECT
+
+    def enter_chunk(self, chunk: Chunk | MadeChunk) -> None:
+        """All tasks of a chunk refer to it from now on."""
+        chunk.n_live = len(chunk)
+        self.spec_bytes += chunk.size_bytes
 
     def leave_chunk(self, node: Node) -> None:
         """The task refers to its chunk no longer."""

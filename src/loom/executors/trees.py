@@ -146,12 +146,13 @@ def end_below(directory: str, within_s: float) -> list[int]:
     Returns what has not ended within the time.
     """
     place = os.path.realpath(directory) + "/"
-    kept = _ancestors()
     deadline = time.monotonic() + within_s
     pause_s = _PAUSE_S
     while True:
         left = [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if _is_below(pid, place)]
-        left = [pid for pid in left if pid not in kept]
+        if left:
+            kept = _ancestors()
+            left = [pid for pid in left if pid not in kept]
         if not left or time.monotonic() > deadline:
             return left
         for pid in left:

@@ -38,7 +38,8 @@ class RelaySender:
         stream = self._streams.pop(object_id, None)
         if stream is None:
             return False
-        stream.sending.cancel()
+        stream.over = True  # not cancelled: the exception would keep the object until cycles are looked for
+        stream.may_go_on.set()
         return True
 
     def clear(self) -> None:
@@ -51,11 +52,13 @@ class RelaySender:
     ) -> None:
         try:
             for header, piece, last in pieces_of(found):
-                while not last and not stream.n_left:
+                while not (last or stream.n_left or stream.over):
                     stream.may_go_on.clear()
                     await stream.may_go_on.wait()
-                while link.full and not link.closed:
+                while link.full and not (link.closed or stream.over):
                     await asyncio.sleep(_LOOK_AGAIN_S)
+                if stream.over:
+                    return
                 link.send([RelayPiece(object_id, header, bytes(piece), last, "")])
                 stream.n_left -= 1
         except OSError as error:
@@ -64,10 +67,11 @@ class RelaySender:
 
 
 class _Stream:
-    __slots__ = ("may_go_on", "n_left", "sending")
+    __slots__ = ("may_go_on", "n_left", "over", "sending")
 
     def __init__(self, n_left: int) -> None:
         self.n_left = n_left  # pieces that may be sent before it has to wait, the last one aside
+        self.over = False
         self.may_go_on = asyncio.Event()
         self.sending: asyncio.Task[None]
 
