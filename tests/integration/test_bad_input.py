@@ -19,6 +19,7 @@ from loom.client import Client, LoomError, TaskFailed, tasks
 from loom.errors import ClientClosed, ConnectError, InvalidPlan, KeyRefused, VersionMismatch
 from loom.limits import MAX_CONFIG_BYTES, MAX_LABEL_CHARS
 from loom.wire import handshake
+from loom.wire.framing import CONTROL, HEADER_BYTES, bulk_header, put_header
 
 
 def free_port() -> int:
@@ -166,6 +167,12 @@ class TestServerAndWorkerScripts:
         assert subprocess.run([*command, "x"], capture_output=True, timeout=20).returncode == 2
 
 
+def framed(payload: bytes) -> bytes:
+    frame = bytearray(HEADER_BYTES) + payload
+    put_header(frame, CONTROL)
+    return bytes(frame)
+
+
 class TestStrangers:
     """Garbage on the port: the server and its workers keep working."""
 
@@ -205,10 +212,10 @@ class TestStrangers:
 
     def test_half_a_frame_from_one_who_has_the_key(self, works: Cluster) -> None:
         for tail in (
-            b"\xff\xff\xff\x7f\x01",
-            b"\x10\0\0\0\x01half",
-            b"\x04\0\0\0\x01\xc1\xc1\xc1\xc1",
-            b"\x04\0\0\0\x02abcd",
+            b"\xff\xff\xff\x7f\x01 and no right check",
+            framed(b"half of it")[:-3],
+            framed(b"\xc1\xc1\xc1\xc1"),
+            bulk_header(4) + b"abcd",
         ):
             sock = established(works.port)
             sock.sendall(tail)
