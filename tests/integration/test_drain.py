@@ -125,7 +125,7 @@ def test_worker_that_has_no_server_leaves_at_once(one_worker: MakeCluster, tmp_p
     cluster.watch()
     cluster.server.kill()
     cluster.server.wait()
-    eventually(lambda: "the server is gone" in cluster.log())
+    eventually(lambda: "the link to the server is gone" in cluster.log())
     cluster.workers[0].terminate()
     leave(cluster.workers[0], GONE_S)
 

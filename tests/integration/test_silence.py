@@ -227,7 +227,8 @@ with Client("127.0.0.1", int(sys.argv[1])) as client:
         with cluster.client() as client:
             futures = submit_to_all(client, tmp_path / "ledger", 0.2)
             server.suspend()
-            eventually(lambda: cluster.log().count(f"the server is gone: nothing heard for {TIMEOUT_S:g} s") == 2)
+            gone = f"the link to the server is gone: nothing heard for {TIMEOUT_S:g} s"
+            eventually(lambda: cluster.log().count(gone) == 2)
             server.resume()
             assert_results(client, futures)
             n_workers(client, 2)

@@ -57,7 +57,7 @@ def _checked_crash_limit(context: click.Context, parameter: click.Parameter, val
     type=click.IntRange(0),
     callback=_checked_crash_limit,
     help="A task that N workers had when they died fails with that story instead of taking another one with it. "
-    "Workers that were told to stop do not count. 0: no limit.",
+    "Workers that were told to stop do not count. At least 2; 0: no limit.",
 )
 @click.option(
     "--lineage-limit",

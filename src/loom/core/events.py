@@ -115,8 +115,34 @@ class TasksWait(Struct, gc=False):
     needs_s: float  # how long one takes, as far as is known
 
 
+class WorkerCame(Struct, gc=False):
+    """For the log."""
+
+    link: int
+    name: str
+    cpus: int
+
+
+class WorkerGone(Struct, gc=False):
+    """For the log. `n_tasks` are run again elsewhere, `n_objects` that somebody needs were only there.
+
+    `left`: it had said that it would go.
+    """
+
+    name: str
+    left: bool
+    n_tasks: int
+    n_objects: int
+
+
+class NoWorkers(Struct, gc=False):
+    """Tasks are ready, and there is no worker at all."""
+
+
 class DisksFull(Struct, gc=False):
     """Tasks are ready, and no worker has room on its disk for what they would make."""
 
 
-ServerEffect = Send | CloseLink | Shutdown | StartTrace | Facts | TasksWait | DisksFull
+ServerEffect = (
+    Send | CloseLink | Shutdown | StartTrace | Facts | TasksWait | WorkerCame | WorkerGone | NoWorkers | DisksFull
+)

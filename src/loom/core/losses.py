@@ -13,11 +13,12 @@ class Losses:
     def __init__(self, graph: Graph) -> None:
         self._graph = graph
 
-    def lose_worker(self, worker: Worker, blame: Blame | None) -> None:
+    def lose_worker(self, worker: Worker, blame: Blame | None) -> tuple[int, int]:
         """Take back all that was assigned to a lost worker and recompute what only it held; O(all tasks).
 
-        `blame` is told of what was assigned there, where it was not meant to go.
+        `blame` is told of what was assigned there, where it was not meant to go. Returns how many tasks and objects.
         """
+        n_tasks = 0
         lost: dict[Node, list[Node]] = {}
         for session in self._graph.sessions.values():
             for node in session.nodes():
@@ -29,6 +30,7 @@ class Losses:
                     if blame is not None:
                         blame.add(node)
                     self._graph.give_back(node)
+                    n_tasks += 1
                 elif node.state == states.FINISHED:
                     if node.replicas:
                         self._move_to_replica(node)
@@ -38,6 +40,7 @@ class Losses:
         worker.ahead.clear()
         if lost:
             self._recompute(lost)
+        return n_tasks, sum(node.state in states.UNFINISHED for node in lost)
 
     def lose_replica(self, node: Node, worker: Worker) -> None:
         """`worker` does not hold the object of a finished task (any more); O(all tasks) when nobody else does."""

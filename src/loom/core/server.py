@@ -7,6 +7,7 @@ protocol loses its link and nothing else happens.
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
 from loom.core import states
@@ -20,11 +21,14 @@ from loom.core.events import (
     LinkDrained,
     LinkFull,
     LinkUp,
+    NoWorkers,
     Received,
     ServerEffect,
     ServerEvent,
     Shutdown,
     TasksWait,
+    WorkerCame,
+    WorkerGone,
 )
 from loom.core.expand import Expander
 from loom.core.graph import Graph
@@ -68,6 +72,7 @@ from loom.messages import (
     WorkerAccepted,
 )
 
+_ALONE_S: Final = 5.0  # workers that were just started are on their way
 _PAGES_A_TURN: Final = 16  # of a closed session taken apart in one turn: some milliseconds
 
 
@@ -101,6 +106,7 @@ class ServerCore:
         self._reports = Reports(self.graph, self._losses, self.scheduler, self._kinds, self.relays, self.leaving)
         self._expander = Expander(self.graph, self._kinds)
         self._tracing = Tracing(self.graph)
+        self._alone_at: float | None = None  # when to say that tasks wait and there is no worker
         self._next_session = 1
         self._next_worker = 1
         self._effects: list[ServerEffect] = []
@@ -133,6 +139,7 @@ class ServerCore:
         self.scheduler.run(now)
         if self.scheduler.full_disks.all_wait and not waited:
             self._effects.append(DisksFull())
+        self._look_for_workers()
         self._assign()
         for session in self.graph.sessions.values():
             tell_client(session, self.outbox)
@@ -145,9 +152,18 @@ class ServerCore:
         deadlines = [s.detached_at + SESSION_GRACE_S for s in self.graph.sessions.values() if s.detached_at is not None]
         if self.dying:
             deadlines.append(self._now)
-        if self.scheduler.ask_again_at is not None:
-            deadlines.append(self.scheduler.ask_again_at)
+        deadlines += [at for at in (self.scheduler.ask_again_at, self._alone_at) if at is not None and at < math.inf]
         return min(deadlines, default=None)
+
+    def _look_for_workers(self) -> None:
+        """Say after some time, once, that tasks wait and there is no worker."""
+        if self.workers or not any(session.ready for session in self.graph.sessions.values()):
+            self._alone_at = None
+        elif self._alone_at is None:
+            self._alone_at = self._now + _ALONE_S
+        elif self._alone_at <= self._now:
+            self._alone_at = math.inf
+            self._effects.append(NoWorkers())
 
     def _assign(self) -> None:
         for worker, nodes in self.scheduler.assigned.items():
@@ -227,6 +243,7 @@ class ServerCore:
         self.scheduler.add_worker(worker)
         self.outbox.send(link, WorkerAccepted(worker.id, self.incarnation, round(1000 * self._silence_s)))
         self._tracing.on_worker(worker, self.outbox)
+        self._effects.append(WorkerCame(link, worker.name, worker.cpus))
         incarnation, before = message.before
         if incarnation == self.incarnation:
             self._come_back(before)
@@ -243,7 +260,8 @@ class ServerCore:
 
     def _lose_worker(self, worker: Worker, blame: Blame | None) -> None:
         del self.workers[worker.id]
-        self._losses.lose_worker(worker, blame)
+        n_tasks, n_objects = self._losses.lose_worker(worker, blame)
+        self._effects.append(WorkerGone(worker.name, worker.leaving, n_tasks, n_objects))
         if blame is not None:
             self._crashes.judge(worker, blame)
         self.leaving.lose_worker(worker)

@@ -239,8 +239,9 @@ def _copy_file_segment(fd: int, segment: FileSegment) -> None:
             except OSError as error:
                 if error.errno not in _NO_COPY_FILE_RANGE:
                     raise
-                view = segment.file.map()
-                _write_views(fd, [view[offset : offset + left]])
+                copied = -1
+            if copied < 0:  # not up there: another error would keep this one, and this one the view
+                _write_views(fd, [segment.file.map()[offset : offset + left]])
                 return
             if copied == 0:
                 raise OSError(errno.EIO, "file is shorter than it was", segment.file.path)

@@ -19,12 +19,15 @@ from loom.core.events import (
     LinkDrained,
     LinkFull,
     LinkUp,
+    NoWorkers,
     Received,
     Send,
     ServerEvent,
     Shutdown,
     StartTrace,
     TasksWait,
+    WorkerCame,
+    WorkerGone,
 )
 from loom.core.server import ServerCore
 from loom.errors import LoomError
@@ -185,7 +188,7 @@ class ServerShell:
                 case CloseLink():
                     link = self._links.get(effect.link)
                     if link is not None:
-                        level = logging.WARNING if effect.at_fault else logging.INFO
+                        level = logging.WARNING if effect.at_fault else logging.DEBUG
                         _log.log(level, "closing the link of %s: %s", link.peer, effect.reason)
                         link.close(effect.reason)
                 case Facts():
@@ -200,6 +203,23 @@ class ServerShell:
                         describe(effect.request),
                         f" for {effect.needs_s:.3g} s" if effect.needs_s >= 1 else "",
                     )
+                case WorkerCame():
+                    link = self._links.get(effect.link)
+                    where = link.peer.removeprefix("worker ") if link is not None else "gone again"
+                    _log.info("worker %s (%s) is here, with %d cpus", effect.name, where, effect.cpus)
+                case WorkerGone() if self._stopped.is_set():
+                    pass  # everybody goes
+                case WorkerGone(left=True):
+                    _log.info("worker %s has left", effect.name)
+                case WorkerGone():
+                    _log.warning(
+                        "worker %s is lost: %d tasks that it had are run elsewhere, %d objects are made again",
+                        effect.name,
+                        effect.n_tasks,
+                        effect.n_objects,
+                    )
+                case NoWorkers():
+                    _log.warning("tasks wait: there is no worker (loom-worker HOST PORT starts one)")
                 case DisksFull():
                     _log.warning("tasks wait until a worker has room on its disk again: all are full (see their logs)")
                 case Shutdown():

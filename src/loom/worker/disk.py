@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 from collections.abc import Callable
@@ -15,6 +16,7 @@ _LOOK_S: Final = 0.5
 # A worker that had no room for one object takes others when there is room for that one, or after this time: it may
 # never fit, and those that are smaller should not wait for it.
 _PATIENCE_S: Final = 30.0
+_COLLECT_S: Final = 5.0
 
 _log = logging.getLogger(__name__)
 
@@ -45,6 +47,7 @@ class DiskWatch:
         self._changed = changed
         self._places: dict[str, tuple[int, float]] = {}  # bytes that had no room there, and when
         self._timer: asyncio.TimerHandle | None = None
+        self._collected_at = 0.0
 
     def hit(self, path: str, wanted_bytes: int = 0) -> None:
         """A write to the file system of this directory has found no room."""
@@ -62,6 +65,9 @@ class DiskWatch:
 
     def _look(self) -> None:
         now = asyncio.get_running_loop().time()
+        if now - self._collected_at >= _COLLECT_S:
+            self._collected_at = now
+            gc.collect()  # an error may hold an object in a cycle, which this worker would look for some other day
         for path, (wanted_bytes, since) in list(self._places.items()):
             try:
                 patient = now - since < _PATIENCE_S

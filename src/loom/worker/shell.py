@@ -287,7 +287,7 @@ class WorkerShell:
     def on_closed(self, link: Link, reason: str) -> None:
         if link is self._link:
             if not self._stopping.is_set():
-                _log.warning("the server is gone: %s", reason)
+                _log.warning("the link to the server is gone: %s", reason)
             self._lost.set()
 
     def on_full(self, link: Link) -> None:
@@ -404,8 +404,15 @@ class WorkerShell:
                 self._trace.start(path, self._core.id, _own_name(), own.cpus, self._extras, incarnation)
             case Stop():
                 if not self._lost.is_set():
-                    _log.info("leaving: the drain is over" if self._draining else "stopping: the server asked for it")
+                    _log.info(self._why_it_leaves())
                 self.stop()
+
+    def _why_it_leaves(self) -> str:
+        if not self._draining:
+            return "stopping: the server asked for it"
+        if time.monotonic() < self._drain_until_s:
+            return "leaving: the drain is over"
+        return "leaving: the time for the drain is over, what still ran is run again elsewhere"
 
     def _on_condition(self) -> None:
         self._executors.set_crowded(self._budget.over)

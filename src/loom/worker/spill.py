@@ -165,7 +165,8 @@ class Spiller:
 
 
 def _freed(error: OSError) -> OSError:
-    """Without the frames that it came through: they hold what failed, and it would keep that."""
+    """Without the frames that it came through, and what it was raised for: they would keep what failed."""
+    error.__context__ = None
     return error.with_traceback(None)
 
 
