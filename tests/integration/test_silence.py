@@ -214,7 +214,11 @@ with Client("127.0.0.1", int(sys.argv[1])) as client:
         process.send_signal(signal.SIGSTOP)
         with cluster.client() as client:
             eventually(lambda: client.get_stats()["n_data_objects"] == 1, what="its result")
-            time.sleep(3 * TIMEOUT_S)  # it stays silent for longer than a worker might
+            silent = cluster.add_worker().itself()
+            cluster.await_workers(client)
+            silent.suspend()  # for so long a worker may be silent; the client is for longer
+            eventually(lambda: client.get_stats()["n_workers"] == 1, what="its loss")
+            silent.resume()
             assert client.get_stats()["n_sessions"] == 2
         process.send_signal(signal.SIGCONT)
         assert process.communicate(timeout=20)[0] == "done\n\n"

@@ -1,67 +1,28 @@
-"""What objects take in memory: the account, moving to disk, full file systems."""
+"""What objects take in memory, and file systems that are full."""
 
 import asyncio
 import errno
-import fcntl
 import gc
 import os
-import signal
-import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from store_builders import content, plain
 
-from clusters import eventually
 from loom.data import space
 from loom.data.array import Array
-from loom.data.buffers import FileSegment, Segment, StoredFile, join, write_segments
-from loom.data.file import FileObject
+from loom.data.buffers import FileSegment
 from loom.data.plain import Plain
 from loom.data.pyobj import PyObj
-from loom.errors import LoomError
 from loom.limits import KIB, MIB
 from loom.worker import disk
 from loom.worker.budget import Budget, choose_budget
 from loom.worker.disk import DiskWatch, is_in_memory
 from loom.worker.landing import FileLanding
-from loom.worker.spill import Spiller
 from loom.worker.store import NoRoom, Store
-from loom.worker.workdir import WorkDirectory, sweep
-
-
-@pytest.fixture
-def quick() -> Iterator[Path]:
-    """A directory that does not wait for a disk."""
-    with tempfile.TemporaryDirectory(prefix="test-budget-", dir="/dev/shm") as directory:
-        yield Path(directory)
-
-
-@pytest.fixture
-def memory(quick: Path) -> str:
-    """Where files count."""
-    (quick / "memory").mkdir()
-    return str(quick / "memory")
-
-
-@pytest.fixture
-def spill(quick: Path) -> str:
-    (quick / "spill").mkdir()
-    return str(quick / "spill")
-
-
-def plain(size_bytes: int, letter: bytes = b"x") -> Plain:
-    return Plain(letter * size_bytes)
-
-
-def content(store: Store, object_id: int) -> bytes:
-    value = store.get(object_id)
-    assert isinstance(value, Plain)
-    return value.read()
-
 
 # -- The account -------------------------------------------------------------------------------------------------------
 
@@ -174,228 +135,6 @@ def test_the_budget_in_force_is_the_least(memory: str, tmp_path: Path, monkeypat
 def test_shared_memory_is_in_memory(tmp_path: Path) -> None:
     assert is_in_memory("/dev/shm")
     assert not is_in_memory("/proc")
-
-
-# -- Moving to disk ----------------------------------------------------------------------------------------------------
-
-
-class Spilling:
-    """A store with a spiller, in a loop of its own."""
-
-    def __init__(self, limit_bytes: int, memory: str, spill: str) -> None:
-        self.loop = asyncio.new_event_loop()
-        self.budget = Budget(limit_bytes, memory)
-        self.store = Store(memory, self.budget, spill)
-        self.changes: list[bool] = []
-        self.spiller = Spiller(
-            self.budget,
-            self.store,
-            spill,
-            lambda: self.changes.append(self.budget.over),
-        )
-
-    def look(self) -> None:
-        async def look() -> None:
-            self.spiller.look()
-
-        self.loop.run_until_complete(look())
-
-    def run_until(self, condition: Callable[[], object]) -> None:
-        async def wait() -> None:
-            async with asyncio.timeout(10):
-                while not condition():
-                    self.spiller.look()
-                    await asyncio.sleep(0.001)
-
-        self.loop.run_until_complete(wait())
-
-    def path_of(self, object_id: int) -> str:
-        found = self.store.lookup(object_id)
-        assert isinstance(found, tuple)
-        assert isinstance(found[1][0], FileSegment)
-        return found[1][0].file.path
-
-    def close(self) -> None:
-        self.spiller.close()
-        self.loop.close()
-
-
-@pytest.fixture
-def spilling(memory: str, spill: str) -> Iterator[Spilling]:
-    made = Spilling(1000 * KIB, memory, spill)
-    yield made
-    made.close()
-
-
-def fill(spilling: Spilling, count: int) -> None:
-    """Objects of 100 KiB, as executors make them: the store cannot choose where."""
-    for number in range(count):
-        path = f"{spilling.store.new_file()}-{number}"
-        path = path.replace("/spill/", "/memory/")
-        Path(path).write_bytes(bytes([number]) * 100 * KIB)
-        spilling.store.put(number, Plain(FileSegment(StoredFile(path, 100 * KIB), 0, 100 * KIB)))
-
-
-def test_cold_objects_go_to_disk(spilling: Spilling, memory: str, spill: str) -> None:
-    fill(spilling, 12)
-    before = spilling.store.get(0)
-    spilling.run_until(lambda: not spilling.budget.over)
-    spilling.run_until(lambda: len(os.listdir(memory)) == 8)
-    assert spilling.changes == [True, False]
-    assert spilling.budget.file_bytes == 800 * KIB
-    assert len(os.listdir(spill)) == 4
-    assert [number for number in range(12) if spilling.path_of(number).startswith(spill)] == [1, 2, 3, 4]
-    assert isinstance(before, Plain)
-    for number in range(12):
-        assert content(spilling.store, number) == bytes([number]) * 100 * KIB
-    del before
-    for number in range(12):
-        spilling.store.drop(number)
-    assert os.listdir(memory) + os.listdir(spill) == []
-    assert spilling.budget.used_bytes == 0
-
-
-@pytest.fixture
-def go_on(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
-    """Copying waits for it."""
-    event = threading.Event()
-
-    def write(descriptor: int, segments: list[Segment]) -> None:
-        assert event.wait(10)
-        write_segments(descriptor, segments)
-
-    monkeypatch.setattr("loom.worker.spill.write_segments", write)
-    return event
-
-
-def test_what_is_dropped_meanwhile_leaves_nothing(
-    spilling: Spilling, memory: str, spill: str, go_on: threading.Event
-) -> None:
-    fill(spilling, 12)
-    spilling.look()
-    for number in range(12):
-        spilling.store.drop(number)
-    go_on.set()
-    spilling.run_until(lambda: os.listdir(memory) + os.listdir(spill) == [])
-    assert spilling.budget.used_bytes == 0
-
-
-def test_what_a_program_is_given_meanwhile_is_not_moved(spilling: Spilling, spill: str, go_on: threading.Event) -> None:
-    fill(spilling, 12)
-    spilling.look()
-    found = [spilling.store.lookup(number) for number in range(12)]
-    files = [one[1][0].file for one in found if isinstance(one, tuple) and isinstance(one[1][0], FileSegment)]
-    paths = [file.path for file in files]
-    for file in files:
-        file.users += 1
-    go_on.set()
-    spilling.run_until(lambda: not spilling.spiller._busy)
-    assert [file.path for file in files] == paths
-    spilling.run_until(lambda: os.listdir(spill) == [])
-    assert spilling.budget.file_bytes == 1200 * KIB
-    for file in files:
-        file.users -= 1
-    spilling.run_until(lambda: not spilling.budget.over)
-
-
-def test_open_files_and_mappings_survive_the_move(spilling: Spilling) -> None:
-    fill(spilling, 12)
-    found = spilling.store.lookup(0)
-    assert isinstance(found, tuple)
-    assert isinstance(found[1][0], FileSegment)
-    file = found[1][0].file
-    descriptor, view = file.open(), file.map()
-    for number in range(1, 12):
-        spilling.store.lookup(number)
-    old = file.path
-    spilling.run_until(lambda: not os.path.exists(old))
-    assert os.pread(descriptor, 3, 0) == bytes(view[:3]) == b"\0\0\0"
-    assert join([FileSegment(file, 0, 3)]) == b"\0\0\0"
-    os.close(descriptor)
-
-
-def test_a_full_disk_ends_the_moving_for_a_while(
-    spilling: Spilling, spill: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    def full(descriptor: int, segments: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr("loom.worker.spill.write_segments", full)
-        fill(spilling, 12)
-        spilling.run_until(lambda: f"moved from memory to disk: no space left: {spill}" in caplog.text)
-    assert os.listdir(spill) == []
-    assert spilling.budget.over
-    spilling.run_until(lambda: not spilling.budget.over)
-    assert len(os.listdir(spill)) == 4
-
-
-def test_small_objects_go_to_disk_many_to_a_file(spilling: Spilling, spill: str, go_on: threading.Event) -> None:
-    values: list[bytes | Array] = [bytes([number % 256]) * 50_000 for number in range(30)]
-    values += [Array([plain(20_000), PyObj.of(number)]) for number in range(10)]
-    for number, value in enumerate(values):
-        if isinstance(value, bytes):
-            spilling.store.put_packed(number, b"\0" + value)
-        else:
-            spilling.store.put(number, value)
-    before_bytes = spilling.budget.small_bytes
-    spilling.look()
-    spilling.store.drop(0)
-    spilling.store.put_packed(1, b"\0again")
-    go_on.set()
-    spilling.run_until(lambda: not spilling.budget.over)
-    assert 600 * KIB < spilling.budget.small_bytes <= 800 * KIB
-    assert len(os.listdir(spill)) == 1
-    assert os.path.getsize(f"{spill}/{os.listdir(spill)[0]}") >= before_bytes - 800 * KIB
-    assert content(spilling.store, 1) == b"again"
-    for number in range(2, 30):
-        assert content(spilling.store, number) == values[number]
-        assert spilling.store.lookup(number) == b"\0" + bytes(values[number])  # type: ignore[arg-type]
-    last = spilling.store.get(39)
-    assert isinstance(last, Array)
-    assert last.length() == 2
-    for number in range(40):
-        spilling.store.drop(number)
-    assert spilling.budget.small_bytes == 0
-    assert os.listdir(spill) == []
-
-
-def test_tiny_objects_are_not_worth_a_look(spilling: Spilling) -> None:
-    for number in range(1100):
-        spilling.store.put_packed(number, b"x" * 1000)
-    assert spilling.store.oldest_small(MIB) == []
-    spilling.store.put_packed(1100, b"x" * 10_000)
-    assert spilling.store.oldest_small(MIB) == []
-    for number in range(1101, 1115):
-        spilling.store.put_packed(number, b"x" * 10_000)
-    assert len(spilling.store.oldest_small(MIB)) == 15
-
-
-def test_objects_make_room_where_their_file_system_is_nearly_full(
-    spilling: Spilling, memory: str, spill: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    spilling.budget._reserve_bytes = 500 * KIB
-    monkeypatch.setattr("loom.worker.budget.free_bytes", lambda path: 200 * KIB)
-    fill(spilling, 4)
-    assert spilling.budget.excess_bytes() == 300 * KIB
-    spilling.run_until(lambda: len(os.listdir(memory)) <= 1)
-    assert spilling.changes == []
-    assert spilling.store.new_file(100 * KIB).startswith(spill)
-    monkeypatch.setattr("loom.worker.budget.free_bytes", lambda path: 600 * KIB)
-    assert spilling.store.new_file(100 * KIB).startswith(memory)
-
-
-def test_large_files_are_removed_but_those_of_users(spilling: Spilling, memory: str, tmp_path: Path) -> None:
-    theirs = tmp_path / "theirs"
-    theirs.write_bytes(b"x" * 2 * MIB)
-    spilling.store.put(1, Plain(FileObject(os.fsencode(theirs)).segments()))
-    spilling.store.put(2, plain(2 * MIB))
-    path = spilling.path_of(2)
-    for object_id in (1, 2):
-        spilling.store.drop(object_id)
-    eventually(lambda: not os.path.exists(path))
-    spilling.close()
-    assert theirs.exists()
 
 
 # -- Where new objects go ----------------------------------------------------------------------------------------------
@@ -538,94 +277,3 @@ def test_an_error_that_came_of_a_full_disk_is_found() -> None:
     error.__suppress_context__ = True
     assert space.full_error(error) is full
     assert space.full_error(OSError(errno.EIO, "")) is None
-
-
-# -- Directories -------------------------------------------------------------------------------------------------------
-
-
-def test_a_directory_in_memory_has_one_on_disk(quick: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("loom.worker.workdir.is_in_memory", lambda path: path.startswith(str(quick)))
-    directory = WorkDirectory(str(quick), str(tmp_path))
-    assert os.path.dirname(directory.path) == str(quick)
-    assert directory.spill.startswith(str(tmp_path))
-    assert directory.on_disk == directory.spill
-    assert os.path.isdir(directory.spill_runs)
-    sweep(str(quick))
-    sweep(str(tmp_path))
-    assert os.path.isdir(directory.store)
-    assert os.path.isdir(directory.spill)
-    directory.remove()
-    assert os.listdir(quick) + os.listdir(tmp_path) == []
-
-
-def test_a_directory_on_disk_needs_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("loom.worker.workdir.is_in_memory", lambda path: False)
-    directory = WorkDirectory(str(tmp_path / "own"), str(tmp_path / "spill"))
-    assert (directory.spill, directory.spill_runs, directory.on_disk) == ("", "", directory.store)
-    directory.remove()
-    assert not (tmp_path / "spill").exists()
-
-
-@pytest.mark.parametrize(("in_memory", "expected"), [((), 0), ((0,), 1), ((0, 1), None)])
-def test_where_objects_go_unless_said(
-    in_memory: tuple[int, ...], expected: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    places = [tmp_path / "tmp", tmp_path / "var"]
-    for place in (*places, tmp_path / "shm"):
-        place.mkdir()
-    memory = (str(tmp_path / "shm"), *(str(places[number]) for number in in_memory))
-    monkeypatch.setattr("loom.worker.workdir.is_in_memory", lambda path: path.startswith(memory))
-    monkeypatch.setattr("loom.worker.workdir.tempfile.tempdir", str(places[0]))
-    monkeypatch.setattr("loom.worker.workdir._DISK", str(places[1]))
-    directory = WorkDirectory(str(tmp_path / "shm"))
-    if expected is None:
-        assert directory.on_disk == ""
-    else:
-        assert directory.on_disk.startswith(str(places[expected]))
-    directory.remove()
-
-
-def test_directories_of_the_dead_are_removed(tmp_path: Path) -> None:
-    dead, living = tmp_path / "loom-worker-1-dead", tmp_path / "loom-worker-2-lives"
-    for directory in (dead, living):
-        (directory / "store").mkdir(parents=True)
-        (directory / ".lock").touch()
-    with (living / ".lock").open() as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        sweep(str(tmp_path))
-        assert os.listdir(tmp_path) == [living.name]
-    sweep(str(tmp_path))
-    assert os.listdir(tmp_path) == []
-
-
-def test_what_runs_in_directories_of_the_dead_is_killed(tmp_path: Path) -> None:
-    """Only there, and not who does it."""
-    dead = tmp_path / "loom-worker-1-dead"
-    places = [dead / "run" / "p1", dead / "run" / "p1" / "deep", tmp_path / "loom-worker-1-dead-not"]
-    for place in places:
-        place.mkdir(parents=True)
-    (dead / ".lock").touch()
-    script = ("/bin/sh", "-c", "trap '' TERM INT HUP; echo; exec sleep 1000")
-    processes = [subprocess.Popen(script, cwd=place, stdout=subprocess.PIPE) for place in places]
-    for process in processes:
-        assert process.stdout is not None
-        process.stdout.readline()
-    (dead / "run" / "own").mkdir()
-    sweeper = "import sys; from loom.worker.workdir import sweep; sweep(sys.argv[1])"
-    subprocess.run([sys.executable, "-c", sweeper, str(tmp_path)], cwd=dead / "run" / "own", check=True)
-    assert [process.wait(10) for process in processes[:2]] == [-signal.SIGKILL] * 2
-    assert not dead.exists()
-    assert processes[2].poll() is None
-    for process in processes:
-        assert process.stdout is not None
-        process.kill()
-        process.wait()
-        process.stdout.close()
-
-
-def test_a_spill_directory_that_cannot_be_used_leaves_nothing(quick: Path) -> None:
-    (quick / "own").mkdir()
-    (quick / "file").touch()
-    with pytest.raises(LoomError, match="--spill-dir"):
-        WorkDirectory(str(quick / "own"), str(quick / "file"))
-    assert os.listdir(quick / "own") == []
