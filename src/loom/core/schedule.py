@@ -133,8 +133,10 @@ class Scheduler:
                     del session.ready[key]
                     while (node := queue.pop()) is not None:
                         self._graph.fail_unknown(node)
-            for node in list(session.on_trial):
-                if node.kind.is_own and not any(node.kind.symbol in w.symbols for w in self.workers.values()):
+            kinds = {node.kind: None for node in session.on_trial if node.kind.is_own}
+            unknown = [k for k in kinds if not any(k.symbol in worker.symbols for worker in self.workers.values())]
+            for node in list(session.on_trial) if unknown else ():
+                if node.kind in unknown:
                     self._graph.fail_unknown(node)
 
     # -- Sending ahead ------------------------------------------------------------------------------------------------
