@@ -13,7 +13,7 @@ MAX_HALF_OPEN_LINKS: Final = 128  # at the bound the oldest is cut, a newcomer i
 LINK_HIGH_WATER_BYTES: Final = 4 * MIB  # above it the core stops feeding a link
 LINK_LOW_WATER_BYTES: Final = 1 * MIB
 RELAY_PIECES: Final = 8  # of 1 MiB: what a worker sends through the server before it is told to go on
-BULK_PIECE_BYTES: Final = 256 * KIB  # largest write of bulk data at a time
+BULK_PIECE_BYTES: Final = 256 * KIB  # a payload travels in frames of this size; the last one may be smaller
 LINK_FLUSH_TIMEOUT_S: Final = 10.0  # a closed link whose peer does not take the rest is cut after this
 FETCH_IDLE_TIMEOUT_S: Final = 30.0  # a fetch without a byte for so long is over
 LINK_SILENCE_S: Final = 30.0  # a peer that has said nothing for so long is dead; it says something every quarter of it
@@ -47,6 +47,8 @@ MAX_HANDOVER_FDS: Final = 200  # the kernel takes 253 descriptors a message (SCM
 MAX_OPEN_MAPPINGS: Final = 256
 KEPT_FUNCTIONS: Final = 256  # pickled and live ones, of one executor; loading one again takes some 10 us
 KEPT_FUNCTIONS_BYTES: Final = 64 * MIB  # of the pickled ones; some keep large data in their closure
+RECENT_RESULTS: Final = 512  # of one executor, for tasks that follow: more than are queued there at a time
+RECENT_RESULT_BYTES: Final = 16 * KIB  # of each; a larger one is sent back to it
 
 # Server
 MAX_SESSIONS: Final = 10_000

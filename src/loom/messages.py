@@ -573,8 +573,9 @@ class ExecutorInput(Message):
 class ExecutorTask(Message):
     """`serial` counts the tasks given to this executor: shared memory says which one is running.
 
-    An input is a small object packed, an object's id where the executor keeps it, or an ExecutorInput. `function` is
-    the object id of the first input, by which a live function is kept.
+    An input is a small object packed, an object's id where the executor keeps it, an ExecutorInput, or what another
+    task makes that was given to it before: minus the serial of that. `function` is the object id of the first input, by
+    which a live function is kept.
     """
 
     serial: Id
@@ -583,7 +584,7 @@ class ExecutorTask(Message):
     symbol: Symbol
     config: bytes
     function: Id
-    inputs: list[bytes | Id | ExecutorInput]
+    inputs: list[bytes | int | ExecutorInput]
 
 
 class ExecutorBatch(Message, tag=160):
@@ -638,7 +639,7 @@ class RedirectResult(Message, tag=165):
 
 
 class InputsMissing(Message, tag=166):
-    """The task did not run: these objects are kept no longer."""
+    """The task did not run: these objects are kept no longer, or another task has not made what this one takes."""
 
     serial: Id
     objects: list[Id]

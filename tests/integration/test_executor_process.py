@@ -18,7 +18,7 @@ from loom.data.pyobj import PyObj
 from loom.executors.environment import pin_threads
 from loom.executors.orphans import Orphans
 from loom.executors.processes import ExecutorProcess
-from loom.limits import MAX_HANDOVER_FDS
+from loom.limits import MAX_HANDOVER_FDS, RECENT_RESULT_BYTES
 from loom.messages import (
     ExecutorBatch,
     ExecutorInput,
@@ -181,6 +181,25 @@ def test_an_input_that_is_not_kept_is_reported_missing(owner: Owner) -> None:
     owner.give(task)
     result = owner.result_of(task)
     assert result == InputsMissing(task.serial, [task.function])
+
+
+def test_a_task_takes_what_one_before_it_has_made(owner: Owner) -> None:
+    def more(a: object) -> bytes:
+        return a.read() + b"!"  # type: ignore[attr-defined]
+
+    first = owner.call(more, small(b"a"))
+    second = owner.call(more, -first.serial)
+    third = owner.call(more, -second.serial)
+    owner.give(first, second, third)
+    assert value(owner.result_of(third)) == b"a!!!"
+
+
+@pytest.mark.parametrize("made", [b"x" * (RECENT_RESULT_BYTES + 1), None], ids=["large", "failed"])
+def test_what_was_not_made_or_is_not_kept_is_reported_missing(owner: Owner, made: bytes | None) -> None:
+    first = owner.call(lambda: made)
+    second = owner.call(lambda a: b"", -first.serial)
+    owner.give(first, second)
+    assert owner.result_of(second) == InputsMissing(second.serial, [])
 
 
 @pytest.mark.parametrize(

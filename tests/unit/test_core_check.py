@@ -160,6 +160,8 @@ def spoilt_chunk(rng: Random, first: int) -> PlanChunk:
             changed = bytearray(value)
             changed[rng.randrange(len(changed))] = rng.choice((0, 1, 2, 3, 255))
             setattr(chunk, field, bytes(changed) if rng.random() < 0.7 else value[: rng.randint(0, len(value))])
+        elif isinstance(value, bool):
+            setattr(chunk, field, not value)
         elif isinstance(value, int):
             setattr(chunk, field, value + rng.choice((-1, 1, SERVER_MADE)) if value else 1)
     return chunk

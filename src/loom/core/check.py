@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Container
-from copy import copy
 
 from loom.core import states
 from loom.core import worker_states as ws
@@ -23,6 +22,7 @@ from loom.core.worker import WorkerCore
 from loom.core.worker_amounts import Amounts
 from loom.core.worker_queues import Queues
 from loom.core.worker_tasks import INLINE, PROGRAM, Task
+from loom.messages import RegisterWorker
 from loom.resources import GPU_PARTS, GPUS
 
 _Loads = dict[Worker, dict[Session, Counter[Kind]]]
@@ -165,7 +165,9 @@ def _check_workers(core: ServerCore, loads: _Loads) -> None:
         mine = {session: dict(load) for session, load in loads.get(worker, {}).items()}
         assert worker.loads == mine, f"{worker} is charged with {worker.loads}, it has {mine}"
         if any(kind.extras for load in mine.values() for kind in load):
-            fresh = copy(worker)
+            offer = RegisterWorker(worker.name, worker.cpus, list(worker.extras.items()), "", 0, "", [], 0, (0, 0))
+            fresh = Worker(worker.id, worker.link, offer, 0.0)
+            fresh.loads = worker.loads
             fresh.refresh()
             assert worker.figures() == fresh.figures(), f"{worker} counts {worker.figures()}, not {fresh.figures()}"
             continue
@@ -176,9 +178,9 @@ def _check_workers(core: ServerCore, loads: _Loads) -> None:
         assert counts == (light, total - light, busy_cpus), f"{worker} counts {counts}, it has {mine}"
         assert all(n.session.id in core.graph.sessions for n in worker.ahead), f"{worker} is kept for a closed session"
     for worker in core.workers.values():
-        fresh = copy(worker)
-        fresh.set_shut()
-        assert worker.shut == fresh.shut, f"{worker} is shut: {worker.shut}"
+        shut = worker.shut
+        worker.set_shut()
+        assert worker.shut == shut, f"{worker} is shut: {shut}"
         kept_for = worker.kept_for
         assert kept_for is None or kept_for in kept_for.session.on_trial, f"{worker} is kept for {kept_for}"
     for worker in core.scheduler.room:
@@ -249,6 +251,10 @@ def _check_task(core: WorkerCore, task: Task, ready: Counter[Task], awaited: dic
             assert core.queues.placed.get(run) is task, f"{task} is not placed"
             assert task.executor is not None, f"{task} is in no queue"
             assert task in task.executor.queue, f"{task} is in no queue"
+            if task.n_missing:
+                assert task.n_missing == len(missing), f"{task} misses {missing}"
+            for object_id in missing if task.n_missing else ():
+                assert awaited.get(object_id, Counter())[task] == 1, f"{task} does not await {object_id:#x}"
         case ws.RUNNING if task.kind.place == INLINE:
             assert run not in core.queues.placed, f"{task} runs in the loop and elsewhere"
         case ws.RUNNING:

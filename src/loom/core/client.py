@@ -297,13 +297,16 @@ class ClientCore:
         if self.void:
             results = self._without_void(results)
         news: list[ReadyResult] = []
+        inlined, holders, fetching_now = self.inlined, self.holders, self.fetching
         for result in results:
-            number = result.number
-            if result.packed is not None:
-                self.inlined[number] = len(result.packed)
-                self.holders.pop(number, None)
-                if self.fetching.pop(number, None) is not None:  # it was made again while we asked for it
-                    self._effects.append(RelayPiece(number, b"", result.packed, True, True))
+            number, packed = result.number, result.packed
+            if packed is not None:
+                inlined[number] = len(packed)
+                if number in holders:
+                    del holders[number]
+                if number in fetching_now:  # it was made again while we asked for it
+                    del fetching_now[number]
+                    self._effects.append(RelayPiece(number, b"", packed, True, True))
             else:
                 if result.worker not in self.peers:
                     raise ProtocolError(f"the server named worker {result.worker} without its address")

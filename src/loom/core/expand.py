@@ -66,12 +66,12 @@ class Expander:
 
     def _tell(self, expanded: Node) -> None:
         """Have the consumers of a task that was just expanded take its parts."""
-        consumers, expanded.consumers = expanded.consumers or [], None
+        consumers = _take_consumers(expanded)
         for consumer in consumers:
             if consumer.state <= states.ASSIGNED and expanded in consumer.inputs:
                 self._try(consumer)
         # some are listed again: they took other parts meanwhile, and still wait for this one
-        known: dict[Node, None] = dict.fromkeys(expanded.consumers or ())
+        known: dict[Node, None] = dict.fromkeys(_take_consumers(expanded))
         known.update(dict.fromkeys(c for c in consumers if c.state <= states.ASSIGNED and expanded in c.inputs))
         expanded.consumers = list(known) or None
 
@@ -215,3 +215,8 @@ def _slices(length: int, n_all: int, total: int) -> list[SliceConfig]:
     """Stretches of one input of a dslice, none empty, so that all of its inputs have about `n_all` together."""
     count = min(length, max(1, n_all * length // total)) if length else 0
     return [SliceConfig(i * length // count, (i + 1) * length // count) for i in range(count)]
+
+
+def _take_consumers(node: Node) -> list[Node]:
+    consumers, node.consumers = node.consumers or [], None
+    return consumers

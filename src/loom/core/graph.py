@@ -64,6 +64,7 @@ class Graph:
         self.to_expand: dict[Node, None] = {}
         self.facts: list[Fact] | None = None  # for the trace, while there is one
         self.touched: dict[Worker, None] = {}  # workers whose loads have changed
+        self.witness: Callable[[Node], None] | None = None  # is told of every finish: for tests
         self.n_finished = 0  # tasks whose object is held somewhere
 
     # -- Plans --------------------------------------------------------------------------------------------------------
@@ -289,6 +290,8 @@ class Graph:
         if session.tries or session.crashes or session.doubts:
             session.forget_troubles(node)
         self.n_finished += 1
+        if self.witness is not None:
+            self.witness(node)
         worker = node.worker
         assert worker is not None
         worker.remove(node.session, node.kind)

@@ -8,6 +8,7 @@ protocol loses its link and nothing else happens.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Final
 
 from loom.core import states
@@ -102,6 +103,7 @@ class ServerCore:
         self.leaving = Leaving(self.graph, self.outbox, self.workers)
         self.dying: list[Session] = []  # closed sessions, taken apart in steps
         self.peers: dict[int, Session | Worker | str] = {}  # by link; the role until the first message came
+        self.witness: Callable[[Worker, Blame | None], None] | None = None  # is told of lost workers first: for tests
         self._kinds = Kinds()
         self._reports = Reports(self.graph, self._losses, self.scheduler, self._kinds, self.relays, self.leaving)
         self._expander = Expander(self.graph, self._kinds)
@@ -259,6 +261,8 @@ class ServerCore:
         self._crashes.came_back(before)
 
     def _lose_worker(self, worker: Worker, blame: Blame | None) -> None:
+        if self.witness is not None:
+            self.witness(worker, blame)
         del self.workers[worker.id]
         n_tasks, n_objects = self._losses.lose_worker(worker, blame)
         self._effects.append(WorkerGone(worker.name, worker.leaving, n_tasks, n_objects))

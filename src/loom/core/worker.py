@@ -14,6 +14,7 @@ from typing import Final
 
 from loom.core import worker_states as ws
 from loom.core.columns import column, ids_column
+from loom.core.worker_chains import Chains
 from loom.core.worker_events import (
     CheckpointDone,
     Condition,
@@ -27,6 +28,7 @@ from loom.core.worker_events import (
     FetchFailed,
     FromServer,
     NotInline,
+    NotRun,
     NotSent,
     OverMemory,
     ReadBackDone,
@@ -98,6 +100,7 @@ class WorkerCore:
         self.fetches = Fetches()
         self.fetching = self.fetches.under_way
         self.awaited: dict[int, list[Task]] = {}  # object id -> tasks that wait for it
+        self._chains = Chains(self.queues, self.tasks, self.held, self.awaited)
         self.copies: set[int] = set()  # stored objects that count for nothing: their tasks are to run here once more
         self.saving: set[int] = set()  # objects that are being written to their checkpoints
         self.id = 0
@@ -106,7 +109,7 @@ class WorkerCore:
         self._taking: set[int] = set()  # objects that a worker that leaves hands over, and that nobody here need want
         self._kinds: dict[int, WorkerKind] = {}
         self._effects: list[WorkerEffect] = []
-        self._inline: list[Task] = []
+        self._for_loop: list[Task] = []
         self._reports = WorkerReports()
         self._dropped: list[int] = []
         self._now = 0.0
@@ -135,6 +138,8 @@ class WorkerCore:
                     self._on_read_back(event)
                 case NotSent():
                     self._requeue(self.queues.not_sent(event.executor, event.runs))
+                case NotRun():
+                    self._requeue(self.queues.take_back(event.runs))
                 case ExecutorLost():
                     self._on_executor_lost(event)
                 case ExecutorReady():
@@ -171,7 +176,7 @@ class WorkerCore:
 
     def unsaid(self) -> tuple[object, ...]:
         """What waits to become an effect: empty between steps."""
-        return self._effects, self._inline, self._dropped, *self._reports.unsaid(), *self.fetches.unsaid()
+        return self._effects, self._for_loop, self._dropped, *self._reports.unsaid(), *self.fetches.unsaid()
 
     def _flush(self) -> list[WorkerEffect]:
         effects, self._effects = self._effects, []
@@ -187,14 +192,16 @@ class WorkerCore:
         if messages:
             effects.append(ToServer(messages))
         effects += self.fetches.take()
-        if self._inline:
-            inline = [task for task in self._inline if task.state == ws.READY]  # still, at the end of the turn
+        if self._for_loop:
+            inline = [task for task in self._for_loop if task.state == ws.READY]  # still, at the end of the turn
             for task in inline:
                 task.state = ws.RUNNING
             if inline:
                 effects.append(RunInline(inline))
-            self._inline = []
-        effects += self.queues.start(self._now)
+            self._for_loop = []
+        placed = self.queues.start(self._now)
+        self._chains.follow(self._now, placed)
+        effects += placed
         return effects
 
     def _report_missing(self, object_id: int) -> None:
@@ -298,6 +305,7 @@ class WorkerCore:
             task.n_missing = len(missing)
             for object_id in missing:
                 self.awaited.setdefault(object_id, []).append(task)
+            self._chains.look_at(task)
         else:
             for object_id in missing:
                 if object_id not in self.fetching and object_id not in self.tasks:
@@ -309,7 +317,7 @@ class WorkerCore:
         if task.kind.place == INLINE and not task.cpus:
             held = self.held
             if sum([held[i] for i in task.inputs]) <= INLINE_TASK_BYTES or task.kind.symbol in ws.NEVER_TOUCHES_BYTES:
-                self._inline.append(task)
+                self._for_loop.append(task)
                 return
         self.queues.add(task)
 
@@ -361,10 +369,9 @@ class WorkerCore:
         waiting = self.awaited.pop(object_id, None)
         if waiting is not None:
             for task in waiting:
-                if task.state == ws.WAITING:
-                    task.n_missing -= 1
-                    if not task.n_missing:
-                        self._make_ready(task)
+                task.n_missing -= 1
+                if not task.n_missing and task.state == ws.WAITING:
+                    self._make_ready(task)
 
     def _void(self, object_id: int) -> None:
         """The shell has stored something that is not to be held."""
@@ -472,7 +479,7 @@ class WorkerCore:
         self._drop(object_id)
         self._report_missing(object_id)
         for task in list(self.tasks.values()):
-            if object_id in task.inputs:
+            if object_id in task.inputs and task.state in (ws.WAITING, ws.READY):
                 self._give_back(task)
 
     # -- Leaving ------------------------------------------------------------------------------------------------------
@@ -503,11 +510,13 @@ class WorkerCore:
     # -- Giving back and cancelling -----------------------------------------------------------------------------------
 
     def _give_back(self, task: Task) -> None:
-        """Return a task that has not started, and those here that wait for it."""
+        """Return a task that has not started, and those here that wait for it, be it at an executor."""
         stack = [task]
         while stack:
             task = stack.pop()
-            if task.state not in (ws.WAITING, ws.READY):
+            if task.state == ws.QUEUED and task.n_missing:
+                self.queues.cancelled(task, self._now)
+            elif task.state not in (ws.WAITING, ws.READY):
                 continue
             task.state = ws.OVER
             del self.tasks[task.id]
@@ -533,7 +542,7 @@ class WorkerCore:
         if longest is None:
             self._reports.say_given(answer=True)
         else:
-            self.queues.owed = min(count, len(longest.queue))
+            self.queues.owed = min(count, longest.n_spare())
             self._effects.append(ReadBack(longest.index, self.queues.owed))
 
     def _on_read_back(self, event: ReadBackDone) -> None:
@@ -541,19 +550,27 @@ class WorkerCore:
         if self.queues.owed:
             self.queues.owed = 0
             for task in tasks:
-                self._give_back(task)
+                if task.state == ws.READY:  # others wait for what runs here
+                    self._give_back(task)
             self._reports.say_given(answer=True)
         else:
             self._requeue(tasks)
 
     def _requeue(self, tasks: list[Task]) -> None:
-        """What comes back from an executor is ready again, unless an input has been lost since (it was recalled)."""
+        """What comes back from an executor is ready again, unless an input has been lost since (it was recalled), or
+        waits for those it was to follow.
+        """
         ready = []
         for task in tasks:
-            if self.leave_at is None and all(i in self.held for i in task.inputs):
-                ready.append(task)
-            else:
+            if self.leave_at is not None:
                 self._give_back(task)
+            elif task.state == ws.READY:
+                if all(i in self.held for i in task.inputs):
+                    ready.append(task)
+                else:
+                    self._give_back(task)
+            else:
+                self._chains.look_at(task)
         self.queues.add_first(ready)
 
     def _cancel(self, task: Task) -> None:

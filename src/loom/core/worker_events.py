@@ -74,6 +74,13 @@ class NotSent(Struct, gc=False):
     runs: list[Run]
 
 
+class NotRun(Struct, gc=False):
+    """These were to follow others of the executor, and what they take is not there."""
+
+    executor: int
+    runs: list[Run]
+
+
 class ExecutorLost(Struct, gc=False):
     """`running` is what it died in, if anything; it takes tasks again after ExecutorReady."""
 
@@ -140,6 +147,7 @@ WorkerEvent = (
     | Spoilt
     | ReadBackDone
     | NotSent
+    | NotRun
     | ExecutorLost
     | ExecutorReady
     | CheckpointDone

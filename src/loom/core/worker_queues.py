@@ -115,7 +115,7 @@ class Queues:
                 self._start_program(task, now, effects)
             elif task.kind.place != PROGRAM and (executor := self.executor_for(task)) is not None:
                 ready.popleft()
-                self._queue(task, executor, now, effects)
+                self.queue(task, executor, now, effects)
                 batches.setdefault(executor.index, []).append(task)
             elif task.cpus > 1 and task.blocked_since is None:
                 task.blocked_since = now
@@ -135,7 +135,7 @@ class Queues:
                 self._start_program(task, now, effects)
             elif task.kind.place != PROGRAM and (executor := self.executor_for(task)) is not None:
                 self.light.popleft()
-                self._queue(task, executor, now, effects)
+                self.queue(task, executor, now, effects)
                 batches.setdefault(executor.index, []).append(task)
             else:
                 break
@@ -168,7 +168,7 @@ class Queues:
                 if executor is None:
                     self._start_program(task, now, effects)
                 else:
-                    self._queue(task, executor, now, effects)
+                    self.queue(task, executor, now, effects)
                     batches.setdefault(executor.index, []).append(task)
             if not line:
                 del self.special[request]
@@ -217,19 +217,26 @@ class Queues:
                         another = executor
             elif (
                 task.cpus <= executor.cpus <= 1
-                and not executor.full
                 and not alone
-                and (environment is None or executor.environment == environment)
-                and executor.cancelled_at is None
-                and len(executor.queue) < _QUEUE_TASKS
+                and self.has_room(executor, task)
                 and (best is None or executor.backlog_us < best.backlog_us)
             ):
                 best = executor
-        if best is not None and best.backlog_us + task.kind.estimate_us > EXECUTOR_WINDOW_US:
-            best = None
         return best or another
 
-    def _queue(self, task: Task, executor: Executor, now: float, effects: list[QueueEffect]) -> None:
+    def has_room(self, executor: Executor, task: Task) -> bool:
+        """Whether one more task of this kind may wait behind those that are queued at an executor."""
+        environment = task.kind.environment
+        return (
+            executor.alive
+            and not executor.full
+            and executor.cancelled_at is None
+            and executor.backlog_us + task.kind.estimate_us <= EXECUTOR_WINDOW_US
+            and len(executor.queue) < _QUEUE_TASKS
+            and (environment is None or executor.environment == environment)
+        )
+
+    def queue(self, task: Task, executor: Executor, now: float, effects: list[QueueEffect]) -> None:
         if not executor.queue:
             executor.cpus = task.cpus
             executor.cores = self._take_cores(task.cpus, executor.index)
@@ -303,7 +310,9 @@ class Queues:
             task.gpus = ()
 
     def take_back(self, runs: Iterable[Run]) -> list[Task]:
-        """Take runs that did not begin back from their executors; returns those that are still wanted, READY again."""
+        """Take runs that did not begin back from their executors; returns those that are still wanted, READY again, or
+        WAITING for what they were to follow.
+        """
         taken = []
         for run in runs:
             task = self.placed.pop(run, None)
@@ -311,7 +320,7 @@ class Queues:
                 self._forget_limit(run)
                 self._unqueue(task.executor, task)
                 if task.state == ws.QUEUED:
-                    task.state = ws.READY
+                    task.state = ws.WAITING if task.n_missing else ws.READY
                     taken.append(task)
         return taken
 
@@ -349,20 +358,20 @@ class Queues:
 
     def longest_executor(self) -> Executor | None:
         """The executor with the most work behind what it runs."""
-        waiting = [e for e in self.executors if len(e.queue) > 1]
+        waiting = [e for e in self.executors if e.n_spare()]
         return max(waiting, key=lambda e: e.backlog_us, default=None)
 
     def _relieve(self, now: float, effects: list[QueueEffect]) -> None:
         """With a core free and nothing ready, take tasks from behind a long one."""
         for executor in self.executors:
-            if len(executor.queue) < 2:
+            spare = executor.n_spare()
+            if not spare:
                 continue
             stuck_at = executor.progress_at + STUCK_S
             look_at = executor.looked_at + executor.pause_s
             if now < look_at:
                 at = look_at
             elif now >= stuck_at or executor.backlog_us >= _WORTH_READING_BACK_US:
-                spare = len(executor.queue) - 1
                 if now < stuck_at:
                     spare = (spare + 1) // 2
                 effects.append(ReadBack(executor.index, spare))

@@ -1,7 +1,8 @@
 """The states of a task in a worker.
 
-WAITING -> READY -> QUEUED or RUNNING -> OVER; QUEUED -> READY when an executor's queue is read back or its process is
-lost; WAITING and READY -> OVER when given back; any -> OVER when cancelled.
+WAITING -> READY -> QUEUED or RUNNING -> OVER; WAITING -> QUEUED behind what makes its inputs (`worker_chains`);
+QUEUED -> READY or WAITING when an executor's queue is read back or its process is lost; WAITING and READY -> OVER when
+given back; any -> OVER when cancelled.
 """
 
 from typing import Final

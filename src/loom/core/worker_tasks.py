@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import Final, NamedTuple
 
 from msgspec import Struct
@@ -12,6 +13,7 @@ from loom.messages import RunTask
 from loom.resources import GPU_PARTS, GPUS, Request
 
 INLINE: Final = "inline"
+EXECUTOR: Final = "executor"
 PROGRAM: Final = "program"
 STUCK_S: Final = 0.001  # an executor without news for longer is in a long task
 
@@ -202,3 +204,9 @@ class Executor:
         self.pause_s = STUCK_S  # until it is worth looking again
         self.cancelled_at: float | None = None
         self.stop_at: float | None = None  # when to see whether its task has run for too long
+
+    def n_spare(self) -> int:
+        """How many tasks wait behind the first and could start elsewhere: those that follow others cannot."""
+        if len(self.queue) < 2:
+            return 0
+        return sum([not task.n_missing for task in islice(self.queue, 1, None)])

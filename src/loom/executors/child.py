@@ -12,7 +12,7 @@ from typing import Final
 from msgspec.msgpack import Decoder
 
 from loom.data.base import DataObject
-from loom.executors.inputs import HandedFile, KeptObjects, MissingInputs, build_inputs
+from loom.executors.inputs import HandedFile, KeptObjects, MissingInputs, RecentResults, build_inputs
 from loom.executors.outputs import OutputFiles, make_result
 from loom.executors.parcels import ParcelReceiver
 from loom.executors.reporter import Reporter
@@ -29,6 +29,7 @@ from loom.messages import (
     InputsMissing,
     LargeResult,
     RedirectResult,
+    SmallResult,
 )
 from loom.tasktypes.base import RunContext, TaskError
 from loom.tasktypes.plan import encode_redirect
@@ -49,6 +50,7 @@ class Executor:
         self._reporter = reporter
         self._outputs = outputs
         self._kept = KeptObjects()
+        self._recent = RecentResults()
         self._context = RunContext(0, self._log, self._outputs.new_output, {}, ())
         self._not_loaded = not_loaded
         self._started = StartedProcesses()
@@ -93,6 +95,8 @@ class Executor:
                 result.duration_us = (perf_counter_ns() - begun_ns) // 1000
                 if type(result) is LargeResult:
                     kept_file = result.file
+                elif type(result) is SmallResult:
+                    self._recent.add(result)
         except MissingInputs as missing:
             result = InputsMissing(serial, missing.objects)
         except TaskError as error:
@@ -115,7 +119,9 @@ class Executor:
         context.task_id = task.number
         context.attempt = task.attempt
         context.input_ids = (task.function,)
-        made: DataObject | Task = task_type.run(context, task.config, build_inputs(task, files, self._kept))
+        made: DataObject | Task = task_type.run(
+            context, task.config, build_inputs(task, files, self._kept, self._recent)
+        )
         return made
 
     def _log(self, level: int, text: str) -> None:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from loom.data.base import DataObject
 from loom.data.buffers import FileSegment, StoredFile, join
 from loom.data.pack import from_packed, rebuild
-from loom.limits import KEPT_FUNCTIONS, KEPT_FUNCTIONS_BYTES
-from loom.messages import ExecutorInput, ExecutorTask
+from loom.limits import KEPT_FUNCTIONS, KEPT_FUNCTIONS_BYTES, RECENT_RESULT_BYTES, RECENT_RESULTS
+from loom.messages import ExecutorInput, ExecutorTask, SmallResult
 
 
 class HandedFile(StoredFile):
@@ -50,15 +50,32 @@ class KeptObjects:
             self._bytes -= freed_bytes
 
 
+class RecentResults:
+    """Small results of the last tasks by their serials, for tasks that follow them."""
+
+    def __init__(self) -> None:
+        self._results: list[SmallResult | None] = [None] * RECENT_RESULTS
+
+    def add(self, result: SmallResult) -> None:
+        if len(result.packed) <= RECENT_RESULT_BYTES:
+            self._results[result.serial % RECENT_RESULTS] = result
+
+    def get(self, serial: int) -> DataObject | None:
+        result = self._results[serial % RECENT_RESULTS]
+        return from_packed(result.packed) if result is not None and result.serial == serial else None
+
+
 class MissingInputs(Exception):
-    """Inputs that were to be kept here and are not (`objects`)."""
+    """Inputs that were to be kept here (`objects`), or made here, and are not."""
 
     def __init__(self, objects: list[int]) -> None:
         super().__init__(objects)
         self.objects = objects
 
 
-def build_inputs(task: ExecutorTask, files: Sequence[HandedFile], kept: KeptObjects) -> list[DataObject]:
+def build_inputs(
+    task: ExecutorTask, files: Sequence[HandedFile], kept: KeptObjects, recent: RecentResults
+) -> list[DataObject]:
     """The task's inputs in order; `files` are the descriptors of its message. Raises MissingInputs."""
     objects: list[DataObject] = []
     missing: list[int] = []
@@ -66,14 +83,14 @@ def build_inputs(task: ExecutorTask, files: Sequence[HandedFile], kept: KeptObje
         if isinstance(given, bytes):
             objects.append(from_packed(given))
         elif isinstance(given, int):
-            found = kept.get(given)
-            if found is None:
-                missing.append(given)
-            else:
+            found = kept.get(given) if given > 0 else recent.get(-given)
+            if found is not None:
                 objects.append(found)
+            elif given > 0:
+                missing.append(given)
         else:
             objects.append(_unpack_given(given, files, kept))
-    if missing:
+    if len(objects) < len(task.inputs):
         raise MissingInputs(missing)
     return objects
 

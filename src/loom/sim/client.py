@@ -53,7 +53,7 @@ Wish = float | Callable[[], bool]  # what a script waits for: some time, or a co
 
 
 class SimFuture(Reference):
-    __slots__ = ("error", "inlined", "is_dynamic", "n_parts", "ready", "value")
+    __slots__ = ("__weakref__", "error", "inlined", "is_dynamic", "n_parts", "ready", "task_id", "value")
 
     def __init__(self, number: int, is_dynamic: bool, n_parts: int) -> None:
         self.task_id = number

@@ -12,7 +12,7 @@ from loom.core.worker_tasks import Run, Task
 from loom.sim.clock import Clock, Timer
 from loom.sim.tasks import CRASH, SimObject, Spec, error_of, spec_of
 
-Job = tuple[Task, list[SimObject]]
+Job = tuple[Task, list[SimObject | None]]  # None: what one of those before it is to make
 
 
 class Lost(NamedTuple):

@@ -35,18 +35,15 @@ class Ledger:
         self.n_accepted = 0
         self._accepted: set[tuple[int, int]] = set()
         self._core = core
-        self._finish = core.graph.finish
-        core.graph.finish = self._on_finish  # type: ignore[method-assign]
+        core.graph.witness = self._on_finish
         self.n_lost_with: dict[int, int] = {}  # by the client's name of a task
-        self._lose_worker = core._lose_worker
-        core._lose_worker = self._on_worker_lost  # type: ignore[method-assign]
+        core.witness = self._on_worker_lost
 
-    def _on_finish(self, node: Node, size_bytes: int, length: int, packed: bytes | None) -> None:
+    def _on_finish(self, node: Node) -> None:
         run = node.id, node.attempt
         assert run not in self._accepted, f"attempt {node.attempt} of {node} was accepted twice"
         self._accepted.add(run)
         self.n_accepted += 1
-        self._finish(node, size_bytes, length, packed)
 
     def _on_worker_lost(self, worker: Worker, blame: Blame | None) -> None:
         if blame is not None:
@@ -55,7 +52,6 @@ class Ledger:
                     if node.worker is worker and node.state == states.ASSIGNED:
                         known_as = task_id(session.id, node.users_number)
                         self.n_lost_with[known_as] = self.n_lost_with.get(known_as, 0) + 1
-        self._lose_worker(worker, blame)
 
     def on_close_link(self, reason: str) -> None:
         assert reason in _GOOD_REASONS, f"the server cuts a link: {reason}"

@@ -23,6 +23,7 @@ from loom.core.worker_events import (
     FetchFailed,
     FromServer,
     NotInline,
+    NotRun,
     NotSent,
     ReadBackDone,
     Redirected,
@@ -239,7 +240,7 @@ class SimWorker:
             case RunInline():
                 self._run_inline(effect.tasks)
             case RunOnExecutor():
-                jobs = [(task, self._inputs(task)) for task in effect.tasks]
+                jobs = [(task, self._inputs_there(task)) for task in effect.tasks]
                 left = self.executors[effect.executor].give(jobs)
                 if left:
                     self.post(NotSent(effect.executor, [(task.id, task.attempt) for task, _ in left]))
@@ -292,6 +293,25 @@ class SimWorker:
         assert not missing, f"{self} starts {task} without {missing}"
         return [self.store[i] for i in task.inputs]
 
+    def _inputs_there(self, task: Task) -> list[SimObject | None]:
+        """Without what those make that are before it at its executor."""
+        before = list(task.executor.queue) if task.executor is not None else []
+        before = before[: before.index(task)]
+        inputs = [self.store.get(i) for i in task.inputs]
+        for object_id, found in zip(task.inputs, inputs, strict=True):
+            follows = any(other.id == object_id for other in before)
+            assert found is not None or follows, f"{self} starts {task} without {object_id:#x}"
+        return inputs
+
+    def _outcome_there(self, index: int, task: Task, given: list[SimObject | None]) -> WorkerEvent:
+        """Of a task that may have followed others: they may have failed, and what they made may be kept no longer."""
+        inputs = [found or self.store.get(i) for i, found in zip(task.inputs, given, strict=True)]
+        there = [found for found in inputs if found is not None]
+        forgotten = None in given and self.world.rng.random() < self.world.chances.not_inline
+        if self.core.expects(task.id, task.attempt) and (len(there) < len(inputs) or forgotten):
+            return NotRun(index, [(task.id, task.attempt)])
+        return self._outcome(task, there)
+
     def _run_inline(self, tasks: list[Task]) -> None:
         """Results are stored now, and told after the time it took."""
         total_us = 0
@@ -340,7 +360,7 @@ class SimWorker:
         def on_results(jobs: list[Job]) -> None:
             if self.alive:
                 for task, inputs in jobs:
-                    self.post(self._outcome(task, inputs))
+                    self.post(self._outcome_there(index, task, inputs))
 
         return on_results
 

@@ -16,6 +16,7 @@ from loom.core.worker_events import (
     ExecutorLost,
     ExecutorReady,
     Failed,
+    NotRun,
     NotSent,
     Redirected,
     StillRunning,
@@ -229,6 +230,8 @@ class ExecutorPool:
         for object_id in task.inputs:
             if keep and object_id in self._known[index]:
                 inputs.append(object_id)
+            elif object_id not in self._store:
+                inputs.append(-self._serial_of(index, object_id))
             else:
                 inputs.append(self._input(object_id, keep, fds))
                 if keep:
@@ -238,6 +241,11 @@ class ExecutorPool:
         if len(fds) - first > MAX_HANDOVER_FDS:
             self._put_together(inputs, fds, first)
         return inputs
+
+    def _serial_of(self, index: int, object_id: int) -> int:
+        """Of the task that makes this, which was given to the process before: mostly the last one."""
+        given = self._given[index]
+        return next((serial for serial in reversed(given) if given[serial].id == object_id), 0)
 
     @staticmethod
     def _put_together(inputs: list[bytes | int | ExecutorInput], fds: list[int], first: int) -> None:
@@ -349,7 +357,10 @@ class ExecutorPool:
                 self._post(Redirected(task.id, task.attempt, result.chunk))
             case InputsMissing():
                 self._known[index].difference_update(result.objects)
-                self._send_again(index, task)
+                if all(object_id in self._store for object_id in task.inputs):
+                    self._send_again(index, task)
+                else:
+                    self._post(NotRun(index, [(task.id, task.attempt)]))
 
     def _on_large_result(self, task: Task, result: LargeResult) -> None:
         try:
@@ -379,7 +390,7 @@ class ExecutorPool:
         return segments
 
     def _send_again(self, index: int, task: Task) -> None:
-        """The process does not have the function any more; this cannot fail for want of room twice in a row."""
+        """The process does not have an input any more; this cannot fail for want of room twice in a row."""
         if not self._send_group(index, [task]):
             self._post(NotSent(index, [(task.id, task.attempt)]))
 

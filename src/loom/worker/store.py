@@ -10,7 +10,7 @@ from typing import Final, TypeAlias, TypeVar
 
 from loom.data.base import DataObject
 from loom.data.buffers import FileSegment, Segment, StoredFile, segment_size, segment_view, total_size, write_segments
-from loom.data.pack import describe, from_packed, rebuild, to_packed
+from loom.data.pack import describe, from_packed, has_many_nodes, rebuild, to_packed
 from loom.data.plain import Plain
 from loom.data.space import SPACE_TEXT, is_full, space_text
 from loom.limits import MAX_HANDOVER_FDS, SMALL_OBJECT_BYTES
@@ -53,6 +53,7 @@ class Store:
         self._budget = budget
         self._no_room = no_room
         self._objects: dict[int, _Small | _Large | FileSegment] = {}  # the last: small and packed, moved to disk
+        self._rebuilt: tuple[_Large, DataObject] | None = None  # the last one of many nodes, which is rarely alone
         self._hopeless_bytes = 0  # of small objects that are none worth moving
         self._files = 0
 
@@ -64,6 +65,12 @@ class Store:
 
     def put(self, object_id: int, value: DataObject) -> None:
         """Keep an object; large amounts of bytes in memory go to a file. OSError where there is no room for it."""
+        if type(value) is Plain and value.size() <= SMALL_OBJECT_BYTES:  # most are
+            if object_id in self._objects:
+                self.drop(object_id)
+            self._objects[object_id] = value
+            self._budget.small_bytes += value.size()
+            return
         header, segments = describe(value)
         size_bytes = total_size(segments)
         kept: _Small | _Large = value
@@ -77,8 +84,13 @@ class Store:
             self.drop(object_id)
         self._objects[object_id] = kept
 
+    def __contains__(self, object_id: int) -> bool:
+        return object_id in self._objects
+
     def drop(self, object_id: int) -> None:
         value = self._objects.pop(object_id, None)
+        if self._rebuilt is not None and value is self._rebuilt[0]:
+            self._rebuilt = None
         if type(value) is bytes:  # most are
             self._budget.small_bytes -= len(value)
         elif type(value) is Plain:
@@ -92,8 +104,18 @@ class Store:
             return from_packed(value)
         if isinstance(value, tuple):
             self._use(value[1])
-            return rebuild(*value)
+            return self._rebuild_many(value) if has_many_nodes(value[0]) else rebuild(*value)
         return from_packed(bytes(segment_view(value))) if isinstance(value, FileSegment) else value
+
+    def _rebuild_many(self, value: _Large) -> DataObject:
+        """Some microseconds a node; who wants one element of an array mostly wants others, too."""
+        if self._rebuilt is None or self._rebuilt[0] is not value:
+            self._rebuilt = value, rebuild(*value)
+        return self._rebuilt[1]
+
+    def forget_rebuilt(self) -> None:
+        """Files have been moved to disk: no mapping of them is to keep the memory."""
+        self._rebuilt = None
 
     def lookup(self, object_id: int) -> bytes | _Large | None:
         """The object as it travels: packed whole where it is small, else header and segments of files."""
