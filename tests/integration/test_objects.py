@@ -20,8 +20,9 @@ import pytest
 import uvloop
 from link_peers import KEY, OTHER_KEY, raw_link, read_to_end
 
+from loom.client.landing import MemoryLanding
 from loom.data.buffers import FileSegment, Segment, StoredFile, join
-from loom.limits import MAX_HANDOVER_FDS, SMALL_OBJECT_BYTES
+from loom.limits import BULK_PIECE_BYTES, MAX_HANDOVER_FDS, SMALL_OBJECT_BYTES
 from loom.messages import FetchObjects, Message, ObjectComes, ObjectMissing, PeerAddress
 from loom.net.link import Link
 from loom.net.objects import Fetched, Held, ObjectFetcher, ObjectServer
@@ -59,16 +60,34 @@ def _no_descriptor_is_lost() -> Iterator[None]:
     assert len(os.listdir("/proc/self/fd")) <= before
 
 
-def land_in_memory(size_bytes: int) -> tuple[memoryview, Callable[[], Segment]]:
-    buffer = memoryview(bytearray(size_bytes))
-    return buffer, lambda: buffer
-
-
 def adopt_by_mapping(descriptor: int, size_bytes: int) -> Segment:
     try:
         return memoryview(mmap.mmap(descriptor, size_bytes, prot=mmap.PROT_READ))
     finally:
         os.close(descriptor)
+
+
+class WatchedLanding(MemoryLanding):
+    """Counts what is done to it, and has no room from its `room`-th byte on."""
+
+    def __init__(self, size_bytes: int, room_bytes: int = 1 << 40) -> None:
+        super().__init__(size_bytes)
+        self.room_bytes = room_bytes
+        self.pieces: list[int] = []
+        self.n_ended = self.n_dropped = 0
+
+    def take(self, piece: memoryview) -> None:
+        self.pieces.append(len(piece))
+        if sum(self.pieces) > self.room_bytes:
+            raise OSError(errno.ENOSPC, "full")
+        super().take(piece)
+
+    def end(self) -> Segment:
+        self.n_ended += 1
+        return super().end()
+
+    def drop(self) -> None:
+        self.n_dropped += 1
 
 
 HOLDER_PROCESS = """
@@ -132,7 +151,7 @@ async def serving(
 ) -> AsyncIterator[tuple[ObjectFetcher, PeerAddress, ObjectServer]]:
     server = ObjectServer(key, objects.get)
     port, handover = await server.start("127.0.0.1")
-    fetcher = ObjectFetcher(KEY, land_in_memory, adopt_by_mapping, idle_timeout_s)
+    fetcher = ObjectFetcher(KEY, MemoryLanding, adopt_by_mapping, idle_timeout_s)
     yield fetcher, PeerAddress(1, "w", "127.0.0.1", port, handover if way == "handover" else ""), server
     fetcher.close()
     server.close()
@@ -314,7 +333,7 @@ def test_one_small_object_after_the_other(runner: asyncio.Runner, way: str) -> N
         with subprocess.Popen([sys.executable, "-c", HOLDER_PROCESS], stdout=subprocess.PIPE, text=True) as holder:
             assert holder.stdout is not None
             port, handover = holder.stdout.readline().split()
-            fetcher = ObjectFetcher(KEY, land_in_memory, adopt_by_mapping)
+            fetcher = ObjectFetcher(KEY, MemoryLanding, adopt_by_mapping)
             peer = PeerAddress(1, "w", "127.0.0.1", int(port), handover if way == "handover" else "")
             for _ in range(2000):
                 assert await Fetch(fetcher, peer, [7]).fetched() == {7: b"\0small"}
@@ -349,7 +368,7 @@ def test_descriptors_are_read_only_and_the_file_itself(runner: asyncio.Runner, t
 
     async def test() -> None:
         async with serving(objects, "handover") as (_, peer, _):
-            fetcher = ObjectFetcher(KEY, land_in_memory, adopt)
+            fetcher = ObjectFetcher(KEY, MemoryLanding, adopt)
             await Fetch(fetcher, peer, [1, 2]).end()
             fetcher.close()
 
@@ -387,7 +406,7 @@ def test_many_descriptors(runner: asyncio.Runner, tmp_path: Path) -> None:
 
     async def test() -> None:
         async with serving(objects, "handover") as (_, peer, _):
-            fetcher = ObjectFetcher(KEY, land_in_memory, forget_descriptor)
+            fetcher = ObjectFetcher(KEY, MemoryLanding, forget_descriptor)
             assert all(fetched is not None for _, fetched, _ in await Fetch(fetcher, peer, list(objects)).end())
             fetcher.close()
 
@@ -500,20 +519,94 @@ def test_holder_that_dies_in_the_middle_of_a_payload(runner: asyncio.Runner) -> 
         with subprocess.Popen([sys.executable, "-c", HOLDER_PROCESS], stdout=subprocess.PIPE, text=True) as holder:
             assert holder.stdout is not None
             port = int(holder.stdout.readline().split()[0])
-            buffers: list[memoryview] = []
+            landings: list[WatchedLanding] = []
 
-            def land(size_bytes: int) -> tuple[memoryview, Callable[[], Segment]]:
+            def land(size_bytes: int) -> WatchedLanding:
                 holder.send_signal(signal.SIGKILL)
-                buffers.append(memoryview(bytearray(size_bytes)))
-                return buffers[0], lambda: pytest.fail("an incomplete object became a segment")
+                landings.append(WatchedLanding(size_bytes))
+                return landings[-1]
 
             fetcher = ObjectFetcher(KEY, land, adopt_by_mapping)
             fetch = Fetch(fetcher, PeerAddress(1, "w", "127.0.0.1", port, ""), [1, 2, 3])
             ended = await fetch.end()
             assert [(number, fetched) for number, fetched, _ in ended] == [(1, None), (2, None), (3, None)]
             assert all(f"objects 127.0.0.1:{port}: " in reason for _, _, reason in ended)
-            assert len(buffers) == 1
+            assert [(one.n_ended, one.n_dropped) for one in landings] == [(0, 1)]
             fetcher.close()
+
+    runner.run(test())
+
+
+@pytest.mark.parametrize("edge", [1, 2, 3])
+@pytest.mark.parametrize("beside", [-1, 0, 1])
+def test_payloads_that_end_beside_the_edge_of_a_frame(
+    runner: asyncio.Runner, edge: int, beside: int, tmp_path: Path
+) -> None:
+    content = secrets.token_bytes(edge * BULK_PIECE_BYTES + beside)
+    file = stored(tmp_path / "a", content + b"more")
+    landings: list[WatchedLanding] = []
+
+    def land(size_bytes: int) -> WatchedLanding:
+        landings.append(WatchedLanding(size_bytes))
+        return landings[-1]
+
+    async def test() -> None:
+        objects: dict[int, Held] = {
+            1: (b"h", [FileSegment(file, 0, len(content))]),
+            2: b"\0small",
+            3: (b"h", [content[:7], FileSegment(file, 7, len(content) - 7)]),
+        }
+        async with serving(objects, "tcp") as (_, peer, _server):
+            fetcher = ObjectFetcher(KEY, land, adopt_by_mapping)
+            found = await Fetch(fetcher, peer, [1, 2, 3]).fetched()
+            assert found == {1: (b"h", [content]), 2: b"\0small", 3: (b"h", [content])}
+            fetcher.close()
+
+    runner.run(test())
+    whole, rest = divmod(len(content), BULK_PIECE_BYTES)
+    for landing in landings:
+        assert landing.pieces == [BULK_PIECE_BYTES] * whole + [rest] * bool(rest)
+        assert (landing.n_ended, landing.n_dropped) == (1, 0)
+
+
+def test_no_more_room_in_the_middle_of_a_payload(runner: asyncio.Runner, tmp_path: Path) -> None:
+    content = secrets.token_bytes(4 * BULK_PIECE_BYTES)
+    landings: list[WatchedLanding] = []
+
+    def land(size_bytes: int) -> WatchedLanding:
+        landings.append(WatchedLanding(size_bytes, BULK_PIECE_BYTES if not landings else 1 << 40))
+        return landings[-1]
+
+    async def test() -> None:
+        async with serving({1: (b"h", [content])}, "tcp") as (_, peer, _server):
+            fetcher = ObjectFetcher(KEY, land, adopt_by_mapping)
+            assert "no room for an object: [Errno 28] full" in await Fetch(fetcher, peer, [1]).reason()
+            assert (landings[0].n_ended, landings[0].n_dropped) == (0, 1)
+            assert await Fetch(fetcher, peer, [1]).fetched() == {1: (b"h", [content])}
+            fetcher.close()
+
+    runner.run(test())
+
+
+def test_a_fetcher_that_is_closed_in_the_middle_of_a_payload(runner: asyncio.Runner, scripted: type[Scripted]) -> None:
+    def script(link: Link, _: list[Message]) -> None:
+        link.write(encode([ObjectComes(1, b"h", LARGE, [], b"")]) + bulk_header(LARGE) + b"begun")
+
+    scripted.script = staticmethod(script)
+    landings: list[WatchedLanding] = []
+
+    def land(size_bytes: int) -> WatchedLanding:
+        landings.append(WatchedLanding(size_bytes))
+        return landings[-1]
+
+    async def test() -> None:
+        async with serving({}, "tcp") as (_, peer, _server):
+            fetcher = ObjectFetcher(KEY, land, adopt_by_mapping)
+            fetch = Fetch(fetcher, peer, [1])
+            await until(lambda: landings)
+            fetcher.close()
+            assert await fetch.reason() == "closed"
+            assert (landings[0].n_ended, landings[0].n_dropped) == (0, 1)
 
     runner.run(test())
 

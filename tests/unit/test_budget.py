@@ -53,14 +53,14 @@ def test_every_byte_is_counted_once(memory: str) -> None:
 def test_a_landing_object_counts_from_its_first_byte(memory: str) -> None:
     budget = Budget(1 << 30, memory)
     store = Store(memory, budget)
-    buffer, landed = FileLanding(store).land(100 * KIB)
+    landing = FileLanding(store, 100 * KIB)
     assert budget.file_bytes == 100 * KIB
     assert budget.take_coldest(MIB) == []
-    buffer[:] = b"x" * len(buffer)
-    store.put(1, Plain(landed()))
+    landing.take(memoryview(b"x" * 100 * KIB))
+    store.put(1, Plain(landing.end()))
     assert budget.file_bytes == 100 * KIB
     assert len(budget.take_coldest(MIB)) == 1
-    del landed
+    del landing
     store.drop(1)
     assert budget.file_bytes == 0
 

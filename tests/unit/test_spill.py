@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import gc
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -14,6 +15,9 @@ from clusters import eventually
 from loom.data.array import Array
 from loom.data.buffers import FileSegment, Segment, StoredFile, join, write_segments
 from loom.data.file import FileObject
+from loom.data.index import Index
+from loom.data.pack import value_of
+from loom.data.pieces import column_of
 from loom.data.plain import Plain
 from loom.data.pyobj import PyObj
 from loom.limits import KIB, MIB
@@ -155,6 +159,21 @@ def test_open_files_and_mappings_survive_the_move(spilling: Spilling) -> None:
     assert os.pread(descriptor, 3, 0) == bytes(view[:3]) == b"\0\0\0"
     assert join([FileSegment(file, 0, 3)]) == b"\0\0\0"
     os.close(descriptor)
+
+
+def test_what_was_rebuilt_keeps_no_memory_of_what_has_moved(spilling: Spilling) -> None:
+    lines = [Index(Plain(b"x" * 20), column_of(range(1, 21))) for _ in range(1000)]  # positions are mapped
+    spilling.store.put(99, Array(lines))
+    assert spilling.store.get(99).length() == 1000
+    old = spilling.path_of(99)
+    assert old in Path("/proc/self/maps").read_text()
+    fill(spilling, 12)
+    spilling.run_until(lambda: not os.path.exists(old))
+    gc.collect()
+    assert old not in Path("/proc/self/maps").read_text()
+    again = spilling.store.get(99)
+    assert isinstance(again, Array)
+    assert value_of(again.get(599)) == [b"x"] * 20
 
 
 def test_a_full_disk_ends_the_moving_for_a_while(

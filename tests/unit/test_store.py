@@ -1,14 +1,16 @@
 """The worker's store: what is kept in memory, what in files, what is shared instead of copied."""
 
 import os
+import weakref
 from pathlib import Path
 
 import pytest
 
 from loom.data.array import Array
 from loom.data.buffers import FileSegment, StoredFile, join
-from loom.data.pack import rebuild
+from loom.data.pack import rebuild, value_of
 from loom.data.plain import Plain
+from loom.data.pyobj import PyObj
 from loom.limits import SMALL_OBJECT_BYTES
 from loom.worker.budget import Budget
 from loom.worker.store import Store
@@ -58,6 +60,36 @@ def test_a_large_array_of_small_objects_is_one_file(store: Store, tmp_path: Path
     again = rebuild(*found)
     assert (again.size(), again.length()) == (200_000, 200)
     del found, again
+    store.drop(1)
+    assert files_of(tmp_path) == []
+
+
+def many_arrays() -> Array:
+    return Array([Array([PyObj.of(i), Plain(b"x" * 100)]) for i in range(1000)])
+
+
+def test_an_array_of_many_nodes_is_rebuilt_once(store: Store, tmp_path: Path) -> None:
+    store.put(1, many_arrays())
+    store.put(2, many_arrays())
+    first = store.get(1)
+    assert isinstance(first, Array)
+    assert value_of(first.get(77)) == [77, b"x" * 100]
+    assert store.get(1) is first
+    assert store.get(2) is not first
+    again = store.get(1)  # only the last one is kept
+    assert again is not first
+    assert value_of(again) == value_of(first)
+    store.forget_rebuilt()
+    assert store.get(1) is not again
+
+
+def test_what_was_rebuilt_goes_with_its_object(store: Store, tmp_path: Path) -> None:
+    store.put(1, many_arrays())
+    gone = weakref.ref(store.lookup(1)[1][0].file)  # type: ignore[index, union-attr]
+    assert store.get(1).length() == 1000
+    store.put(1, Array([many_arrays()]))  # its task ran here once more
+    assert gone() is None
+    assert store.get(1).length() == 1
     store.drop(1)
     assert files_of(tmp_path) == []
 

@@ -21,11 +21,11 @@ from loom.core.client_events import (
     StartTrace,
     Submit,
 )
-from loom.data.pack import from_packed, rebuild, value_of
+from loom.data.pack import rebuild, value_of, value_of_packed
 from loom.errors import ClientClosed, InvalidPlan, LoomError
 from loom.limits import CONNECT_TIMEOUT_S, MAX_PATH_BYTES
 from loom.tasktypes.kinds import check_checkpoint
-from loom.tasktypes.plan import checkpointed, encode_plan
+from loom.tasktypes.plan import EncodedPlan, checkpointed, collector_paused, encode_plan
 from loom.tasktypes.saving import find_task, load_task
 from loom.tasktypes.task import Reference, Task, is_dynamic
 from loom.wire.keys import load_key
@@ -117,7 +117,7 @@ class Client:
             raise InvalidPlan(f"submit takes a collection of tasks, not {tasks!r:.200}") from None
         self._check_process()  # before the lock: a thread of the parent may have held it when this process was forked
         loaded = self._find_checkpoints(wanted) if load else {}
-        with self._lock:
+        with self._lock, collector_paused():
             self._check_open()
             self._results.check()
             plan = encode_plan(wanted, self._next_number, self._number_of, loaded)
@@ -125,7 +125,10 @@ class Client:
             self._results.expect(plan.numbers)
             for chunk in plan.chunks:
                 self._engine.post(Submit(chunk))
-        # one for each number: a second one, when it is collected, would release what the first one stands for
+            return self._futures(wanted, plan)
+
+    def _futures(self, wanted: list[Task], plan: EncodedPlan) -> list[Future]:
+        """One for each number: a second one, when it is collected, would release what the first one stands for."""
         futures = {number: Future(self, number) for number in dict.fromkeys(plan.numbers)}
         if plan.has_dynamic:
             for task, number in zip(wanted, plan.numbers, strict=True):
@@ -191,7 +194,7 @@ class Client:
         payload = payloads[number] if number in payloads else self._results.local(number)
         if payload is None:
             raise LoomError(f"the result of task {number} was released by another thread while it was fetched")
-        return value_of(from_packed(payload) if isinstance(payload, bytes) else rebuild(*payload))
+        return value_of_packed(payload) if isinstance(payload, bytes) else value_of(rebuild(*payload))
 
     def fetch_one(self, future: Future) -> object:
         return self.fetch((future,))[0]

@@ -14,7 +14,8 @@ from collections.abc import Callable
 from concurrent.futures import Future as PromisedResult
 from typing import Final
 
-from loom.client.results import Results
+from loom.client.landing import MemoryLanding
+from loom.client.results import Payload, Results
 from loom.core.client import ClientCore
 from loom.core.client_events import (
     ClientEvent,
@@ -130,7 +131,7 @@ class Engine:
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
-        self._fetcher = ObjectFetcher(self._key, _land, _adopt)
+        self._fetcher = ObjectFetcher(self._key, MemoryLanding, _adopt)
         self._decoder = Decoder(ServerToClient)
         self._connect_later(0.0, self._timeout_s)
         self._loop.call_later(_COLLECT_S, self._collect)
@@ -289,13 +290,9 @@ class Engine:
             pieces.clear()
         pieces.append(piece.piece)
         if piece.last:
-            whole = b"".join(self._relayed.pop(piece.number))
-            self._results.delivered(piece.number, (piece.header, [whole]) if piece.header else whole)
-
-
-def _land(size_bytes: int) -> tuple[memoryview, Callable[[], Segment]]:
-    buffer = memoryview(mmap.mmap(-1, size_bytes))
-    return buffer, lambda: buffer
+            del self._relayed[piece.number]
+            found: Payload = (piece.header, list(pieces)) if piece.header else b"".join(pieces)
+            self._results.delivered(piece.number, found)
 
 
 def _adopt(descriptor: int, size_bytes: int) -> Segment:

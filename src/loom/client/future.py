@@ -4,26 +4,25 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NoReturn
 
+from msgspec import Struct
+
 from loom.tasktypes.task import Reference
 
 if TYPE_CHECKING:
     from loom.client.client import Client
 
 
-class Future(Reference):
+class Future(Reference, Struct, eq=False, weakref=True):
     """Stands for a submitted task; `Client.submit` makes them.
 
     The result is kept on the workers as long as the future lives, and can be an input of later plans. It is given up
     by `release`, `gather`, or when Python collects the future.
     """
 
-    __slots__ = ("_client", "_released", "is_dynamic")
-
-    def __init__(self, client: Client, task_id: int) -> None:
-        self.task_id = task_id
-        self._client = client
-        self._released = False
-        self.is_dynamic = False
+    _client: Client
+    task_id: int
+    _released: bool = False
+    is_dynamic: bool = False
 
     def wait(self) -> None:
         """Block until the task is finished. Raises TaskFailed if it failed."""

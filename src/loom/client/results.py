@@ -40,6 +40,16 @@ class Ticket:
         self.error: LoomException | None = None
 
 
+class _Waiting:
+    """A thread that waits until all of some results are over; it is woken when `number`, one of them, is."""
+
+    def __init__(self, numbers: Sequence[int], lock: threading.Lock) -> None:
+        self.numbers = frozenset(numbers)
+        self.number = -1
+        self.released: int | None = None  # one of them was, before it was over
+        self.wake = threading.Condition(lock)
+
+
 class Results:
     """Shared by all threads of a client; every method takes its lock."""
 
@@ -48,6 +58,7 @@ class Results:
         self._changed = threading.Condition(self._lock)
         self._entries: dict[int, _Entry] = {}
         self._n_failed = 0
+        self._waiting: list[_Waiting] = []
         self._watchers: list[Watcher] = []
         self._tickets: list[Ticket] = []
         self._broken: LoomException | None = None
@@ -58,13 +69,18 @@ class Results:
         """One that has failed stays so: it was cancelled while the news was on its way."""
         with self._lock:
             entries = self._entries
+            tickets = self._tickets
             for result in results:
-                number = result.number
+                number, packed = result.number, result.packed
                 if number in entries and not isinstance(entries[number], TaskFailed):
-                    entries[number] = _HELD if result.packed is None else result.packed
-                if result.packed is not None and self._tickets:  # computed again while it was being fetched
-                    self._fill_tickets(number, result.packed)
-            self._tell_watchers([result.number for result in results])
+                    entries[number] = _HELD if packed is None else packed
+                if tickets and packed is not None:  # computed again while it was being fetched
+                    self._fill_tickets(number, packed)
+            if self._watchers:
+                self._tell_watchers([result.number for result in results])
+            for waiting in self._waiting:
+                if entries.get(waiting.number) is not None:
+                    waiting.wake.notify()
             self._changed.notify_all()
 
     def failed(self, results: Sequence[FailedResult]) -> None:
@@ -80,6 +96,8 @@ class Results:
     def _fail(self, number: int, failure: TaskFailed) -> None:
         self._entries[number] = failure
         self._n_failed += 1
+        for waiting in self._waiting:
+            waiting.wake.notify()
 
     def _tell_watchers(self, numbers: list[int]) -> None:
         for watcher in self._watchers:
@@ -110,6 +128,8 @@ class Results:
         """Nothing comes any more: everybody who waits is told."""
         with self._lock:
             self._broken = error
+            for waiting in self._waiting:
+                waiting.wake.notify()
             self._changed.notify_all()
 
     # -- From user threads --------------------------------------------------------------------------------------------
@@ -121,8 +141,11 @@ class Results:
     def forget(self, numbers: Sequence[int]) -> None:
         """These were released: who waits for one in another thread is told, not left waiting."""
         with self._lock:
-            for number in numbers:
-                self._entries.pop(number, None)
+            unfinished = {number for number in numbers if self._entries.pop(number, _HELD) is None}
+            for waiting in self._waiting:
+                if released := unfinished & waiting.numbers:
+                    waiting.released = min(released)
+                    waiting.wake.notify()
             for watcher in self._watchers:
                 watcher.pending.difference_update(numbers)
             for ticket in self._tickets:
@@ -151,22 +174,39 @@ class Results:
         return entry if isinstance(entry, TaskFailed) else None
 
     def wait(self, numbers: Sequence[int]) -> None:
-        """Until all are finished; raises as soon as one has failed."""
+        """Until all are finished; raises as soon as one has failed.
+
+        What comes last is waited for first: as a rule it finishes last, and this thread is not woken for each.
+        """
         with self._lock:
-            position = 0
             failures_seen = -1
-            while True:
-                if self._n_failed != failures_seen:
-                    failures_seen = self._n_failed
-                    for number in numbers:
-                        entry = self._entries.get(number)
-                        if isinstance(entry, TaskFailed):
-                            raise _again(entry)
-                while position < len(numbers) and (entry := self._entry(numbers[position])) is not None:
-                    position += 1
-                if position == len(numbers):
-                    return
-                self._wait()
+            left = len(numbers)
+            waiting: _Waiting | None = None
+            try:
+                while True:
+                    if self._n_failed != failures_seen:
+                        failures_seen = self._n_failed
+                        self._raise_failure(numbers)
+                    while left and self._entry(numbers[left - 1]) is not None:
+                        left -= 1
+                    if not left:
+                        return
+                    if waiting is None:
+                        waiting = _Waiting(numbers, self._lock)
+                        self._waiting.append(waiting)
+                    elif waiting.released is not None:
+                        raise _released_meanwhile(waiting.released)
+                    waiting.number = numbers[left - 1]
+                    self._wait(waiting.wake)
+            finally:
+                if waiting is not None:
+                    self._waiting.remove(waiting)
+
+    def _raise_failure(self, numbers: Sequence[int]) -> None:
+        for number in numbers:
+            entry = self._entries.get(number)
+            if isinstance(entry, TaskFailed):
+                raise _again(entry)
 
     def _entry(self, number: int) -> _Entry:
         try:
@@ -179,9 +219,9 @@ class Results:
         if self._broken is not None:
             raise self._broken.with_traceback(None)
 
-    def _wait(self) -> None:
+    def _wait(self, changed: threading.Condition) -> None:
         self.check()
-        self._changed.wait()
+        changed.wait()
 
     def local(self, number: int) -> bytes | None:
         """The packed object where it came with the news; None where it has to be fetched."""
@@ -206,7 +246,7 @@ class Results:
             while not watcher.over:
                 if not watcher.pending:
                     return None
-                self._wait()
+                self._wait(self._changed)
             return watcher.over.popleft()
 
     def unwatch(self, watcher: Watcher) -> None:
@@ -226,7 +266,7 @@ class Results:
                 while ticket.missing:
                     if ticket.error is not None:
                         raise ticket.error
-                    self._wait()
+                    self._wait(self._changed)
             finally:
                 self._tickets.remove(ticket)
             return ticket.payloads

@@ -3,7 +3,8 @@
 from abc import ABC, abstractmethod
 from typing import ClassVar, Final
 
-from loom.data.buffers import Segment, join, joined_view
+from loom.data.buffers import Segment, join, join_large, joined_view
+from loom.data.fresh import LARGE_VALUE_BYTES
 
 MAX_TOLD_SIZE: Final = 1 << 48  # what size() and length() may say: sums over many objects stay numbers of 64 bits
 
@@ -35,7 +36,7 @@ class DObject(DataObject):
         """The content in order, not copied."""
 
     def read(self) -> bytes:
-        return join(self.segments())
+        return join(self.segments()) if self.size() < LARGE_VALUE_BYTES else join_large(self.segments())
 
     def view(self) -> memoryview:
         """The content as one stretch of memory; copied only where it consists of several segments."""

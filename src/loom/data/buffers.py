@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from itertools import islice
 from typing import Final, Protocol, TypeAlias
 
+from loom.data.fresh import NewBytes
 from loom.limits import MAX_OPEN_MAPPINGS
 
 _WRITEV_BUFFERS: Final = 1024  # IOV_MAX of Linux
@@ -160,6 +161,16 @@ def join(segments: Sequence[Segment]) -> bytes:
     if len(segments) == 1 and isinstance(segments[0], bytes):
         return segments[0]
     return b"".join(map(segment_view, segments))
+
+
+def join_large(segments: Sequence[Segment]) -> bytes:
+    """As `join`, and faster from LARGE_VALUE_BYTES on; for few bytes it is slower."""
+    if len(segments) == 1 and isinstance(segments[0], bytes):
+        return segments[0]
+    joined = NewBytes(total_size(segments))
+    for segment in segments:
+        joined.append(segment_view(segment))
+    return joined.value()
 
 
 def joined_view(segments: Sequence[Segment]) -> memoryview:

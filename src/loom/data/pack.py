@@ -87,6 +87,7 @@ class _Header(Struct, array_like=True, gc=False):
 
 
 _encode: Final = msgspec.msgpack.Encoder().encode
+_MANY_NODES: Final = _encode(_Header([], 0))[:2]  # a list of two, of which the first is empty
 _decode_header: Final = msgspec.msgpack.Decoder(_Header).decode
 _decode_nodes: Final = msgspec.msgpack.Decoder(list[_Node]).decode
 
@@ -106,6 +107,11 @@ def describe(obj: DataObject) -> tuple[bytes, list[Segment]]:
         return header, segments
     tree = _encode(nodes)
     return _encode(_Header([], len(tree))), [tree, *segments]
+
+
+def has_many_nodes(header: bytes) -> bool:
+    """Whether what it describes takes so long to rebuild that one should not do it again and again."""
+    return header.startswith(_MANY_NODES)
 
 
 def rebuild(header: bytes, segments: Sequence[Segment]) -> DataObject:
@@ -176,6 +182,13 @@ def value_of(obj: DataObject) -> object:
             case _:
                 raise TypeError(f"{node.symbol} has no value")
     return values[0]
+
+
+def value_of_packed(packed: bytes) -> object:
+    """`value_of(from_packed(packed))`, in a tenth of the time where it is a plain object."""
+    if packed and packed[0] == _PLAIN:
+        return packed[1:]
+    return value_of(from_packed(packed))
 
 
 def _describe_one(obj: DataObject) -> tuple[_Node, Sequence[Segment], Sequence[DataObject]]:

@@ -11,7 +11,10 @@ class Plain(DObject):
     symbol = "loom/data"
 
     def __init__(self, content: Segment | list[Segment]) -> None:
-        if isinstance(content, list):
+        if type(content) is bytes:
+            self._segments: list[Segment] = [content]
+            self._size = len(content)
+        elif isinstance(content, list):
             self._segments = content
             self._size = total_size(content)
         else:

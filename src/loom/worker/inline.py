@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from time import perf_counter_ns
-from typing import Any
 
 from loom.core.worker_events import Done, Failed, NotInline
 from loom.core.worker_tasks import Task
@@ -28,13 +27,15 @@ _log = logging.getLogger("loom.task")
 class InlineRunner:
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._functions: dict[int, Any] = {}
+        self._context = RunContext(0, _log.log, store.new_file, {}, ())
 
     def run(self, task: Task) -> Done | Failed | NotInline:
         """Run a built-in whose inputs are in the store, and store its object; not where that takes a plugin's code."""
         began_ns = perf_counter_ns()
         store = self._store
-        context = RunContext(number_of(task.id), _log.log, store.new_file, self._functions, task.inputs)
+        context = self._context
+        context.task_id = number_of(task.id)
+        context.input_ids = task.inputs
         try:
             inputs = [store.get(i) for i in task.inputs]
             if task.kind.symbol in OPENS_OWN and any(isinstance(value, OwnObject) for value in inputs):

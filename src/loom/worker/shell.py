@@ -15,6 +15,7 @@ import signal
 import socket
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Final
 
 from loom.core.worker import WorkerCore
@@ -113,7 +114,7 @@ class WorkerShell:
         self._store = Store(directory.store, self._budget, directory.spill, self._disks.hit)
         self._spiller = Spiller(self._budget, self._store, directory.on_disk, self._on_condition)
         self._trace = WorkerTrace(self._core.held)
-        self._inline = InlineRunner(self._store)
+        self._built_ins = InlineRunner(self._store)
         self._pieces = PieceLanding(self._store)
         self._decoder = Decoder(ServerToWorker)
         self._link: Link | None = None
@@ -125,6 +126,7 @@ class WorkerShell:
         self._outbox: list[Message] = []
         self._turn_due = False
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_at: float | None = None  # the deadline that it is for
         self._relays = RelaySender()
         self._fault: Exception | None = None
         self._before = (0, 0)  # incarnation of the server that accepted us last, and which worker we were there
@@ -136,9 +138,8 @@ class WorkerShell:
         fault of our own.
         """
         loop = asyncio.get_running_loop()
-        landing = FileLanding(self._store)
         self._objects = ObjectServer(self._key, self._store.lookup)
-        self._fetcher = ObjectFetcher(self._key, landing.land, self._store.adopt)
+        self._fetcher = ObjectFetcher(self._key, partial(FileLanding, self._store), self._store.adopt)
         self._orphans = Orphans(loop)
         self._memory = MemoryWatch(loop, lambda task, attempt, peak: self._post(OverMemory(task, attempt, peak)))
         self._programs = ProgramRunner(
@@ -347,10 +348,13 @@ class WorkerShell:
         self._spiller.look()
 
     def _set_timer(self) -> None:
+        deadline = self._core.next_deadline()
         if self._timer is not None:
+            if deadline == self._timer_at:
+                return
             self._timer.cancel()
             self._timer = None
-        deadline = self._core.next_deadline()
+        self._timer_at = deadline
         if deadline is not None:
             delay_s = max(0.0, deadline - time.monotonic())
             self._timer = asyncio.get_running_loop().call_later(delay_s, self._on_timer)
@@ -364,10 +368,13 @@ class WorkerShell:
         match effect:
             case RunInline():
                 for task in effect.tasks:
-                    outcome = self._inline.run(task)
+                    outcome = self._built_ins.run(task)
                     if self._trace.on:
                         self._trace.ran_inline(task, outcome)
-                    self._post(outcome)
+                    if type(outcome) is Done:
+                        self._done.append(outcome)
+                    else:
+                        self._post(outcome)
             case RunOnExecutor():
                 self._executors.send(effect.executor, effect.tasks)
             case ToServer():

@@ -132,6 +132,7 @@ class Spiller:
         self._busy = False
         if self._closed.is_set():
             return
+        self._store.forget_rebuilt()
         superfluous = []
         for file, path in zip(copied.files, copied.paths, strict=False):
             if file.users:  # a program has been given it meanwhile

@@ -7,10 +7,10 @@ from loom.limits import CONNECT_TIMEOUT_S, FETCH_IDLE_TIMEOUT_S
 from loom.messages import DataReply, PeerAddress
 from loom.net.link import Link, connect
 from loom.net.objects.handover import HandoverLink, connect_handover
-from loom.net.objects.lane import Adopt, Done, Fetched, Land, Lane, Opening, Request, Unserved
+from loom.net.objects.lane import Adopt, Done, Fetched, Land, Landing, Lane, Opening, Request, Unserved
 from loom.wire.codec import Decoder
 
-__all__ = ["Fetched", "ObjectFetcher"]
+__all__ = ["Fetched", "Landing", "ObjectFetcher"]
 
 _HANDOVER_TIMEOUT_S: Final = 1.0  # to connect: on one host, where no answer means that the holder stands still
 
@@ -23,10 +23,9 @@ class _Lanes(NamedTuple):
 class ObjectFetcher:
     """Keeps a connection to every holder that it needs, handover before TCP.
 
-    `land(size)` gives the writable buffer that a large payload from another host fills, and a call that turns it, once
-    full, into a segment. `adopt(descriptor, size)` turns a received read-only descriptor into a segment of the file's
-    first `size` bytes; it has to close the descriptor, where it fails too. Both may raise OSError, which fails the
-    fetch.
+    `land(size)` gives what takes a large payload from another host, and makes a segment of it. `adopt(descriptor,
+    size)` turns a received read-only descriptor into a segment of the file's first `size` bytes; it has to close the
+    descriptor, where it fails too. Both may raise OSError, which fails the fetch.
     """
 
     def __init__(self, key: bytes, land: Land, adopt: Adopt, idle_timeout_s: float = FETCH_IDLE_TIMEOUT_S) -> None:

@@ -8,10 +8,11 @@ import asyncio
 import os
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 from loom.data.buffers import Segment, cut_segment, join
 from loom.errors import ConnectError, ProtocolError
+from loom.limits import BULK_PIECE_BYTES
 from loom.messages import FetchObjects, Message, ObjectComes, ObjectMissing
 from loom.net.link import Link
 from loom.net.objects.handover import HandoverLink
@@ -23,8 +24,22 @@ _SHUN_S: Final = 15.0  # a holder that could not be reached is not tried again f
 Fetched = bytes | tuple[bytes, list[Segment]] | None
 """A packed object, or header and payload, or nothing."""
 
+
+class Landing(Protocol):
+    """Takes a large payload from another host as it comes, in order. OSErrors of the first two fail the fetch."""
+
+    def take(self, piece: memoryview) -> None:
+        """The next bytes; the memory in which they are is used again."""
+
+    def end(self) -> Segment:
+        """All has come. `drop` does not follow."""
+
+    def drop(self) -> None:
+        """Nothing more comes, and nobody wants what has come."""
+
+
 Done = Callable[[int, Fetched, str, bool], None]
-Land = Callable[[int], tuple[memoryview, Callable[[], Segment]]]
+Land = Callable[[int], Landing]
 Adopt = Callable[[int, int], Segment]
 Opening = Callable[["Lane"], Awaitable[Link | HandoverLink]]
 
@@ -60,7 +75,8 @@ class Lane:
         self._link: Link | HandoverLink | None = None
         self._task: asyncio.Task[None] | None = None
         self._ask_due = False
-        self._landing = False
+        self._landing: Landing | None = None
+        self._passage = memoryview(b"")  # for what is on its way from the socket to the landing
         self._closed_reason = ""
         self._watch_timer: asyncio.TimerHandle | None = None
         self._heard_bytes = 0
@@ -148,12 +164,15 @@ class Lane:
 
     def _disconnect(self, reason: str) -> None:
         link, self._link = self._link, None
-        self._landing = False
+        landing, self._landing = self._landing, None
+        self._passage = memoryview(b"")
         self._heard_bytes = 0
         if self._watch_timer is not None:
             self._watch_timer.cancel()
         if link is not None:
             link.abort(reason)
+        if landing is not None:
+            landing.drop()
 
     def _give_up(self, reason: str, *, unreachable: bool) -> None:
         requests = [*self._asked, *self._waiting]
@@ -169,7 +188,7 @@ class Lane:
             if link is not self._link:
                 return
             assert isinstance(message, ObjectComes | ObjectMissing)  # the decoder knows no other
-            if self._landing or not self._asked or self._asked[0].object != message.object:
+            if self._landing is not None or not self._asked or self._asked[0].object != message.object:
                 raise ProtocolError(f"object {message.object} was not to come now")
             self._on_answer(link, message)
 
@@ -196,22 +215,35 @@ class Lane:
 
     def _begin_landing(self, link: Link, message: ObjectComes) -> None:
         try:
-            buffer, become = self._land(message.size_bytes)
+            self._landing = self._land(message.size_bytes)
         except OSError as error:
             self._fail_here(error)
-            return
+        else:
+            self._land_next(link, message, self._landing, message.size_bytes)
+
+    def _land_next(self, link: Link, message: ObjectComes, landing: Landing, left_bytes: int) -> None:
+        """By way of a small buffer, which stays in the processor's cache. Straight from the socket into new memory, or
+        a new file that is mapped, takes twice as long: each page is then made while the kernel has the socket locked.
+        """
+        size_bytes = min(left_bytes, BULK_PIECE_BYTES)
+        if len(self._passage) < size_bytes:
+            self._passage = memoryview(bytearray(size_bytes))
+        piece = self._passage[:size_bytes]
 
         def landed() -> None:
-            self._landing = False
             try:
-                segment = become()
+                landing.take(piece)
+                if size_bytes < left_bytes:
+                    self._land_next(link, message, landing, left_bytes - size_bytes)
+                    return
+                segment = landing.end()
             except OSError as error:
                 self._fail_here(error)
             else:
+                self._landing = None
                 self._deliver(message.header, [segment])
 
-        link.land(buffer, landed)
-        self._landing = True
+        link.land(piece, landed)
 
     def _on_parts(self, link: HandoverLink, message: ObjectComes) -> None:
         descriptors = deque(link.take_descriptors(len(message.parts)))

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from loom.data.buffers import Cursor, Segment, join, segment_view, total_size
-from loom.limits import BULK_PIECE_BYTES, KIB, MAX_FRAME_BYTES, MIB, SMALL_OBJECT_BYTES
+from loom.limits import BULK_PIECE_BYTES, KIB, MIB, SMALL_OBJECT_BYTES
 from loom.messages import FetchObjects, Message, ObjectComes, ObjectMissing
 from loom.net.link import Link
 from loom.net.objects.handover import HandoverLink
@@ -180,15 +180,12 @@ def _answer(number: int, held: Held | None) -> tuple[ObjectComes | ObjectMissing
 
 
 def _bulk_frames(payload: Sequence[Segment]) -> Iterator[bytes | memoryview]:
-    """Few large frames, so that nearly all bytes land where they belong; written in pieces of BULK_PIECE_BYTES."""
+    """The payload in frames of BULK_PIECE_BYTES: small enough for the caches on both sides."""
     cursor = Cursor(payload)
     left = total_size(payload)
     while left:
-        frame_left = min(left, MAX_FRAME_BYTES)
-        left -= frame_left
-        yield bulk_header(frame_left)
-        while frame_left:
-            piece = cursor.take(min(frame_left, BULK_PIECE_BYTES))
-            view = segment_view(piece[0]) if len(piece) == 1 else memoryview(join(piece))
-            frame_left -= len(view)
-            yield view
+        piece = cursor.take(min(left, BULK_PIECE_BYTES))
+        view = segment_view(piece[0]) if len(piece) == 1 else memoryview(join(piece))
+        left -= len(view)
+        yield bulk_header(len(view))
+        yield view
