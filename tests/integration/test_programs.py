@@ -483,3 +483,27 @@ def test_a_program_and_what_it_starts_are_pinned(owner: Owner) -> None:
 
 def test_a_core_that_is_not_there_does_not_stop_a_program(owner: Owner) -> None:
     assert owner.run(("/bin/echo", "ran"), cores=(4095,)).read() == b"ran\n"
+
+
+def test_programs_that_end_together_leave_no_descriptor(owner: Owner) -> None:
+    before = os.listdir("/proc/self/fd")
+    for task in range(20):
+        owner.start("sleep 0.1", task=task)
+    assert len(os.listdir("/proc/self/fd")) == len(before) + 20
+    for task in range(20):  # all are over before the loop looks for the first time
+        pid = owner.runner.pid_of(task)
+        assert pid is not None
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    owner.wait(lambda: len(owner.ended) == 20)
+    assert not any(error for _value, error, _duration_us in owner.ended.values())
+    assert os.listdir("/proc/self/fd") == before
+    owner.runner.close()
+    owner.runner.close()
+    assert len(os.listdir("/proc/self/fd")) == len(before) - 1
+
+
+def test_an_empty_output_that_is_a_link_is_refused(owner: Owner) -> None:
+    owner.start("ln -s /dev/null out", outputs=["out"])
+    owner.wait(lambda: owner.ended)
+    _value, error, _duration_us = owner.ended[TASK]
+    assert "must be a regular file" in error

@@ -362,3 +362,28 @@ def test_a_redirection_that_is_no_plan_is_the_tasks_failure() -> None:
         encode_redirect(Task())
     with pytest.raises(TaskError, match="future of a client"):
         encode_redirect(tasks.merge((Future(0),)))
+
+
+def test_tasks_that_share_their_inputs_and_those_beside_them() -> None:
+    a, b = tasks.const("a"), tasks.const("b")
+    shared: tuple[Task, ...] = (a,)
+    first, second = Task("x", shared), Task("x", shared)
+    other, third = Task("x", (b,)), Task("x", shared)
+    listed = Task("x", [a, b])
+    submitted = [first, second, other, third, listed, Task("x", listed.inputs), Task("x", (Future(7),))]
+    assert [row["inputs"] for row in rows(*encode(submitted, first=10)) if row["symbol"] == "x"] == [
+        *([10], [10], [13], [10], [10, 13], [10, 13], [7])
+    ]
+
+
+def test_kinds_that_alternate() -> None:
+    submitted = [Task(f"t{i % 2}", label=f"l{i % 3}", resource_request=cpus(1 + i % 2)) for i in range(12)]
+    found = rows(*encode(submitted))
+    assert [(row["symbol"], row["label"]) for row in found] == [(f"t{i % 2}", f"l{i % 3}") for i in range(12)]
+
+
+def test_a_task_without_inputs_is_nothing_for_the_collector() -> None:
+    task = tasks.const("a")
+    assert not gc.is_tracked(task)
+    task.inputs = [task]
+    assert gc.is_tracked(task)

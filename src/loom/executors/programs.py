@@ -10,6 +10,7 @@ import os
 import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from time import perf_counter_ns
 from typing import Final, TypeAlias
 
@@ -17,6 +18,7 @@ from loom.data.array import Array
 from loom.data.base import DataObject, DObject
 from loom.data.space import has_room, is_full, space_text
 from loom.executors.deaths import kill_group, reap, signal_text
+from loom.executors.ends import Ends
 from loom.executors.environment import Variables, pin_program
 from loom.executors.orphans import MARK, Orphans
 from loom.executors.rundir import BadOutput, RunDirectory
@@ -51,9 +53,9 @@ class _Run:
     config: RunConfig
     directory: RunDirectory
     pid: int
-    pidfd: int
     begun_ns: int
     done: Done
+    descriptor: int = -1  # of its end, as long as that is watched for
     ended: bool = False
     why: str = ""  # it was stopped
 
@@ -76,8 +78,8 @@ class ProgramRunner:
     ) -> None:
         self._base_dir = base_dir
         self._spare_dir = spare_dir or base_dir
-        self._loop = loop
         self._orphans = orphans
+        self._ends = Ends(loop)
         self._on_changed = on_changed
         self._environments: dict[Variables, dict[bytes, bytes]] = {(): dict(os.environb)}
         self._oom_score = task_oom_score()
@@ -110,7 +112,6 @@ class ProgramRunner:
         set_oom_score(run.pid, self._oom_score)
         if cores:
             pin_program(run.pid, cores)
-        self._loop.add_reader(run.pidfd, self._on_exit, run)
 
     def pid_of(self, task: int) -> int | None:
         """Of the task's program; None where it does not run."""
@@ -139,6 +140,7 @@ class ProgramRunner:
             self._collect(run)
             self._orphans.ended(run.pid, _nothing)
         self._orphans.end_all()
+        self._ends.close()
         for run in runs:
             self._remove(run.directory)
 
@@ -169,9 +171,10 @@ class ProgramRunner:
         try:
             begun_ns = perf_counter_ns()
             mark = self._orphans.new_mark()
-            environment[_MARK] = os.fsencode(mark)
+            environment[_MARK] = mark.encode()
             pid = self._spawn(config, directory, inputs, environment)
-            pidfd = _watch_end(pid)
+            run = _Run(task, config, directory, pid, begun_ns, done)
+            self._watch(run)
         except OSError as error:
             text = _start_error(error, base_dir)  # before others have the room that its inputs took
             self._remove(directory)
@@ -180,7 +183,16 @@ class ProgramRunner:
             self._remove(directory)
             raise
         self._orphans.began(pid, mark, is_program=True)
-        return _Run(task, config, directory, pid, pidfd, begun_ns, done)
+        return run
+
+    def _watch(self, run: _Run) -> None:
+        """Have its end noticed; where that cannot be (OSError) it is ended here."""
+        try:
+            run.descriptor = self._ends.watch(run.pid, partial(self._on_exit, run))
+        except OSError:
+            kill_group(run.pid)
+            reap(run.pid)
+            raise
 
     def _spawn(
         self,
@@ -223,8 +235,7 @@ class ProgramRunner:
         self._orphans.ended(run.pid, gone)
 
     def _collect(self, run: _Run) -> int:
-        self._loop.remove_reader(run.pidfd)
-        os.close(run.pidfd)
+        self._ends.forget(run.descriptor)
         kill_group(run.pid)  # before the program is collected: until then nobody else can have its group's number
         run.ended = True
         return reap(run.pid)
@@ -278,16 +289,6 @@ def _spawn_in(
         raise TaskError(_spawn_error(os.fsdecode(arguments[0]), error)) from None
     finally:
         os.chdir("/")
-
-
-def _watch_end(pid: int) -> int:
-    """A descriptor that is readable once the program has ended; without one (OSError) it is ended here."""
-    try:
-        return os.pidfd_open(pid)
-    except OSError:
-        kill_group(pid)
-        reap(pid)
-        raise
 
 
 def _check_end(run: _Run, exit_code: int, changed: list[int]) -> None:

@@ -37,6 +37,8 @@ def integer(builder: str, value: SupportsIndex) -> int:
 
 def as_bytes(builder: str, value: bytes | bytearray | memoryview | str) -> bytes:
     """A builder's argument that has to be bytes or text, which is taken as UTF-8."""
+    if type(value) is bytes:  # as nearly all are
+        return value
     if isinstance(value, str):
         try:
             return value.encode()

@@ -1,6 +1,7 @@
 """What many tasks of a plan have in common - symbol, label, request, rules - checked once and kept in tables."""
 
 import os
+from array import array
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -38,21 +39,38 @@ class KindTable:
     def has_rules(self) -> bool:
         return not self.rules.keys() <= {_NO_RULES}
 
-    def rows(self, tasks: Sequence[Task]) -> list[Kind]:
-        """The kind of each task; InvalidPlan names the first that has none."""
-        kinds = self._kinds
-        rows = []
+    def columns(self, tasks: Sequence[Task]) -> list[bytes]:
+        """The places of each task's symbol, label, request and rules, four H columns; InvalidPlan names the first task
+        that has none.
+        """
+        kinds: list[Kind] = []
+        kind: Kind | None = None
+        symbol = label = request = policy = rules = None
         for task in tasks:
-            key = (task.task_type, task.label, task.resource_request, task.policy, task.rules)
-            try:
-                kind = kinds.get(key)
-            except TypeError:  # something unhashable among them
-                kind = None
-            if kind is None:
-                kind = self._new_kind(task)
-                kinds[key] = kind
-            rows.append(kind)
-        return rows
+            if (  # as a rule a task is like the one before it, which is seen in a third of the time of a look-up
+                kind is None
+                or task.task_type is not symbol
+                or task.label is not label
+                or task.resource_request is not request
+                or task.policy is not policy
+                or task.rules is not rules
+            ):
+                symbol, label, request = task.task_type, task.label, task.resource_request
+                policy, rules = task.policy, task.rules
+                kind = self._kind((symbol, label, request, policy, rules), task)
+            kinds.append(kind)
+        if len(self._kinds) == 1:
+            return [array("H", [place]).tobytes() * len(kinds) for place in kinds[0]]
+        return [array("H", places).tobytes() for places in zip(*kinds, strict=True)]
+
+    def _kind(self, key: tuple[object, ...], task: Task) -> Kind:
+        try:
+            kind = self._kinds.get(key)
+        except TypeError:  # something unhashable among them
+            kind = None
+        if kind is None:
+            kind = self._kinds[key] = self._new_kind(task)
+        return kind
 
     def _new_kind(self, task: Task) -> Kind:
         symbol = _text(task, "type", task.task_type, MAX_SYMBOL_CHARS)

@@ -6,13 +6,12 @@ depends on consumers, then columns chunk by chunk. Nothing recurses, and nothing
 
 import gc
 from array import array
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import accumulate
-from operator import add
-from typing import Final
+from itertools import accumulate, takewhile
+from typing import Final, cast
 
 from loom.errors import InvalidPlan
 from loom.ids import SERVER_MADE
@@ -23,9 +22,10 @@ from loom.tasktypes.kinds import KindTable, check_checkpoint
 from loom.tasktypes.task import DYNAMIC_TYPES, InputReference, Reference, Task
 from loom.tasktypes.walk import NOTHING, Walk, name_of
 
-__all__ = ["EncodedPlan", "Reference", "Task", "encode_plan", "encode_redirect"]
+__all__ = ["EncodedPlan", "Reference", "Task", "collector_paused", "encode_plan", "encode_redirect"]
 
 _NUMBER_BYTES: Final = 8  # of one input in a chunk
+_BYTES: Final = {bytes}
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ def encode_plan(
     `number_of` gives the number of a future, or raises what is wrong with it. `loaded`: what is put in the place of
     tasks whose objects are there already. InvalidPlan names the task at fault.
     """
-    with _collector_paused():
+    with collector_paused():
         walk = Walk(tasks, first, number_of, loaded)
         columns = _Columns(walk)
         chunks = [columns.chunk(start, end) for start, end in columns.cuts(MAX_CHUNK_TASKS, CHUNK_TARGET_BYTES)]
@@ -80,7 +80,7 @@ def encode_redirect(task: Task) -> PlanChunk:
 
 def checkpointed(tasks: Sequence[Task], number_of: Callable[[Reference], int]) -> list[Task]:
     """The tasks with a checkpoint among those submitted and all they need. InvalidPlan as in `encode_plan`."""
-    with _collector_paused():
+    with collector_paused():
         walk = Walk(tasks, SERVER_MADE, number_of)  # above the numbers of all futures
         _Columns(walk)
     return [task for task in walk.tasks if task.checkpoint_path is not None]
@@ -98,7 +98,7 @@ class _Columns:
     def __init__(self, walk: Walk) -> None:
         self._walk = walk
         self._levels, self._consumers = _weigh(walk)
-        self._configs = [_config(task) for task in walk.tasks]
+        self._configs = _configs(walk.tasks)
         self._checkpoints = [row for row, task in enumerate(walk.tasks) if task.checkpoint_path is not None]
         self._checkpoint_paths = [check_checkpoint(walk.tasks[row]) for row in self._checkpoints]
         if len(set(self._checkpoint_paths)) < len(self._checkpoint_paths):
@@ -120,25 +120,31 @@ class _Columns:
 
     def cuts(self, max_tasks: int, target_bytes: int) -> list[tuple[int, int]]:
         """Rows of each chunk: at most so many and about so many bytes, but at least one."""
-        inputs_end = [_NUMBER_BYTES * end for end in self._walk.input_ends]
-        bytes_before = [0, *map(add, inputs_end, accumulate(map(len, self._configs)))]
         cuts = []
         start, count = 0, len(self._configs)
         while start < count:
-            fitting = bisect_right(bytes_before, bytes_before[start] + target_bytes, lo=start, hi=count + 1) - 1
-            end = min(max(fitting, start + 1), start + max_tasks)
-            if bytes_before[end] - bytes_before[start] > MAX_CHUNK_BYTES:
-                raise InvalidPlan(
-                    f"{name_of(self._walk.tasks[start])} has too many inputs and too large a configuration"
-                )
+            end = min(start + max_tasks, count)
+            if self._size_bytes(start, end) > target_bytes:
+                sizes = accumulate(self._size_bytes(row, row + 1) for row in range(start, end))
+                end = max(start + 1, start + sum(1 for _ in takewhile(target_bytes.__ge__, sizes)))
+                if self._size_bytes(start, end) > MAX_CHUNK_BYTES:
+                    raise InvalidPlan(
+                        f"{name_of(self._walk.tasks[start])} has too many inputs and too large a configuration"
+                    )
             cuts.append((start, end))
             start = end
         return cuts
 
+    def _size_bytes(self, start: int, end: int) -> int:
+        """Of these rows' inputs and configurations."""
+        ends = self._walk.input_ends
+        n_inputs = ends[end - 1] - (ends[start - 1] if start else 0)
+        return _NUMBER_BYTES * n_inputs + sum(map(len, self._configs[start:end]))
+
     def chunk(self, start: int, end: int) -> PlanChunk:
         walk = self._walk
         kinds = KindTable()
-        kind_of = kinds.rows(walk.tasks[start:end])
+        symbol_of, label_of, request_of, rules_of = kinds.columns(walk.tasks[start:end])
         configs = self._configs[start:end]
         inputs_start = walk.input_ends[start - 1] if start else 0
         inputs_end = walk.input_ends[end - 1]
@@ -150,10 +156,10 @@ class _Columns:
             labels=list(kinds.labels),
             requests=list(kinds.requests),
             rules=list(kinds.rules) if kinds.has_rules else [],
-            symbol_of=array("H", [kind.symbol for kind in kind_of]).tobytes(),
-            label_of=array("H", [kind.label for kind in kind_of]).tobytes(),
-            request_of=array("H", [kind.request for kind in kind_of]).tobytes(),
-            rules_of=array("H", [kind.rules for kind in kind_of]).tobytes() if kinds.has_rules else b"",
+            symbol_of=symbol_of,
+            label_of=label_of,
+            request_of=request_of,
+            rules_of=rules_of if kinds.has_rules else b"",
             flags=bytes(self._flags[start:end]),
             levels=array("I", self._levels[start:end]).tobytes(),
             consumers=array("I", self._consumers[start:end]).tobytes(),
@@ -172,17 +178,28 @@ def _weigh(walk: Walk) -> tuple[list[int], list[int]]:
     first, inputs, ends = walk.first, walk.inputs, walk.input_ends
     levels = [0] * len(ends)
     consumers = [0] * len(ends)
+    end = len(inputs)
     for row in range(len(ends) - 1, -1, -1):
-        start, end = ends[row - 1] if row else 0, ends[row]
+        start = ends[row - 1] if row else 0
         if start == end:
             continue
         level = levels[row] + 1
-        for number in inputs[start:end] if end - start == 1 else set(inputs[start:end]):
+        for number in (inputs[start],) if end - start == 1 else set(inputs[start:end]):
             if number >= first:
-                consumers[number - first] += 1
-                if levels[number - first] < level:
-                    levels[number - first] = level
+                source = number - first
+                consumers[source] += 1
+                if levels[source] < level:
+                    levels[source] = level
+        end = start
     return levels, consumers
+
+
+def _configs(tasks: Sequence[Task]) -> list[bytes]:
+    """The configuration of each, checked."""
+    configs = [task.config for task in tasks]
+    if set(map(type, configs)) <= _BYTES and max(map(len, configs), default=0) <= MAX_CONFIG_BYTES:
+        return cast(list[bytes], configs)
+    return [_config(task) for task in tasks]
 
 
 def _config(task: Task) -> bytes:
@@ -200,7 +217,7 @@ def _config(task: Task) -> bytes:
 
 
 @contextmanager
-def _collector_paused() -> Iterator[None]:
+def collector_paused() -> Iterator[None]:
     """Hold cyclic garbage collection off: with millions of tasks alive a full one takes a second and finds nothing."""
     if not gc.isenabled():
         yield

@@ -109,7 +109,7 @@ class PyTask:
         self._n_direct_args = n_direct_args
         self._rules = rules
         self._config = _call_config(self._label, context, ())
-        self._function_task: Task | None = None
+        self._function_input: tuple[Source, ...] = ()  # the task that lays the function down, once it is pickled
 
     def __call__(self, *args: Any) -> Task:
         config = self._config
@@ -125,20 +125,18 @@ class PyTask:
                     f"{self._label}: {value!r:.200} is neither a task nor a future; pass plain values as direct "
                     "arguments (n_direct_args) or make them tasks with py_value"
                 )
-        function = self._function_task or self._pickle_function()
-        task = Task(PY_CALL, (function, *args), config, self._request, self._label)
-        task.rules = self._rules
-        return task
+        inputs = (self._function_input or self._pickle_function()) + args  # one and the same where there are no more
+        return Task(PY_CALL, inputs, config, self._request, self._label, rules=self._rules)
 
-    def _pickle_function(self) -> Task:
+    def _pickle_function(self) -> tuple[Source, ...]:
         task = py_value(self._function)
         task.resource_request = None  # it only lays bytes down: no core has to be free for it
-        self._function_task = task
-        return task
+        self._function_input = (task,)
+        return self._function_input
 
     def __getstate__(self) -> dict[str, object]:
         """Without the pickled function: one that calls itself would carry a copy of itself."""
-        return {**self.__dict__, "_function_task": None}
+        return {**self.__dict__, "_function_input": ()}
 
 
 def _call_config(label: str, context: bool, direct_args: tuple[object, ...]) -> bytes:
@@ -146,7 +144,7 @@ def _call_config(label: str, context: bool, direct_args: tuple[object, ...]) -> 
         pickled = pickle_value(direct_args) if direct_args else b""
     except Exception as error:
         raise LoomError(f"{label}: a direct argument cannot be pickled: {error}") from error
-    return _encode(CallConfig(context, pickled))
+    return _encode((context, pickled))  # as a CallConfig, for less than making one
 
 
 def _described(obj: object) -> str:

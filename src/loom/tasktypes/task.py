@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Final, Literal, TypeAlias
 
+from msgspec import Struct
+
 from loom.errors import InvalidPlan
 from loom.limits import MAX_PRIORITY, MAX_RETRIES, MAX_TIME_LIMIT_MS
 from loom.messages import DGET, DSLICE, Rules
@@ -23,7 +25,7 @@ class Source:
 class Reference(Source):
     """An object that exists, or is being made, outside of the plan; a client's futures are such."""
 
-    __slots__ = ("__weakref__", "task_id")
+    __slots__ = ()
     task_id: int
     is_dynamic: bool = False  # the server makes several tasks of what consumes it
 
@@ -31,13 +33,13 @@ class Reference(Source):
 class InputReference(Reference):
     """An input of a running task, in the plan that the task returns: `task_id` is its position."""
 
-    __slots__ = ()
+    __slots__ = ("__weakref__", "task_id")
 
     def __init__(self, position: int) -> None:
         self.task_id = position
 
 
-class Task(Source):
+class Task(Source, Struct, eq=False, weakref=True):
     """One step of a plan. Every attribute may be set until the task is submitted.
 
     `policy` says how the task is scheduled: "standard" needs its request, "simple" is light whatever its request says;
@@ -48,38 +50,19 @@ class Task(Source):
     `retries`: how often the task is run again when it fails. `time_limit_s`: how long one run of it may take (None: as
     long as it likes), to the millisecond. `priority`: among tasks of one client that could start, those with the
     highest do. A value that is none raises InvalidPlan where it is set. `rules` is all three, None where none is set.
+
+    A struct is made in a third of the time of a class with an `__init__`, and plans have millions.
     """
 
-    __slots__ = (
-        "__weakref__",
-        "checkpoint_path",
-        "config",
-        "inputs",
-        "label",
-        "metadata",
-        "policy",
-        "resource_request",
-        "rules",
-        "task_type",
-    )
-
-    def __init__(
-        self,
-        task_type: str = "",
-        inputs: Sequence[Source] = (),
-        config: bytes | str = b"",
-        resource_request: Request | None = None,
-        label: str | None = None,
-    ) -> None:
-        self.task_type = task_type
-        self.inputs = inputs
-        self.config = config
-        self.resource_request = resource_request
-        self.label = label
-        self.policy: Policy | None = None
-        self.metadata: Mapping[str, object] | None = None
-        self.checkpoint_path: str | None = None
-        self.rules: Rules | None = None  # one slot for what few tasks have
+    task_type: str = ""
+    inputs: Sequence[Source] = ()
+    config: bytes | str = b""
+    resource_request: Request | None = None
+    label: str | None = None
+    policy: Policy | None = None
+    metadata: Mapping[str, object] | None = None
+    checkpoint_path: str | None = None
+    rules: Rules | None = None  # one slot for what few tasks have
 
     @property
     def retries(self) -> int:

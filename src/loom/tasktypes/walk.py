@@ -51,7 +51,10 @@ class Walk:
 
     def _walk(self, submitted: Sequence[Task]) -> None:
         numbers, tasks, inputs, ends = self._numbers, self.tasks, self.inputs, self.input_ends
-        known, loaded = numbers.get, self._loaded
+        known, loaded, opened = numbers.get, self._loaded, self._open
+        number, n_inputs = self.first, 0
+        shared: Sequence[Source] = ()  # inputs that several tasks in a row have: calls of one function, above all
+        own: list[int] = []  # their numbers
         ahead = list(reversed(submitted))
         while ahead:
             task = ahead.pop()
@@ -62,18 +65,32 @@ class Walk:
                 stand_in = loaded[task]
             sources = stand_in.inputs
             if sources:
-                try:
-                    own = list(map(known, sources, repeat(_UNKNOWN)))
-                except TypeError:  # no series, or something unhashable in it
-                    own = [_UNKNOWN]
-                if _UNKNOWN in own or len(own) > MAX_INPUTS or not isinstance(sources, _SERIES):
-                    self._open.add(task)
-                    ahead.append(task)
-                    ahead += self._unnumbered(task)
-                    continue
+                if sources is not shared:
+                    shared = ()
+                    try:
+                        if type(sources) is tuple and len(sources) == 1:  # so many have, and it is quicker
+                            (source,) = sources
+                            if (only := known(source)) is None and type(source) is Task and source not in opened:
+                                opened.add(task)
+                                ahead += (task, source)
+                                continue
+                            own = [_UNKNOWN if only is None else only]
+                        else:
+                            own = list(map(known, sources, repeat(_UNKNOWN)))
+                    except TypeError:  # no series, or something unhashable in it
+                        own = [_UNKNOWN]
+                    if _UNKNOWN in own or len(own) > MAX_INPUTS or not isinstance(sources, _SERIES):
+                        opened.add(task)
+                        ahead.append(task)
+                        ahead += self._unnumbered(task)
+                        continue
+                    if type(sources) is tuple:
+                        shared = sources
                 inputs += own
-            ends.append(len(inputs))
-            numbers[task] = self.first + len(tasks)
+                n_inputs += len(own)
+            ends.append(n_inputs)
+            numbers[task] = number
+            number += 1
             tasks.append(stand_in)
 
     def _unnumbered(self, task: Task) -> list[Task]:
@@ -83,19 +100,21 @@ class Walk:
             raise InvalidPlan(f"{name_of(task)}: its inputs are no list or tuple but {type(sources).__name__}")
         if len(sources) > MAX_INPUTS:
             raise InvalidPlan(f"{name_of(task)} has {len(sources)} inputs (limit {MAX_INPUTS})")
+        numbers, opened = self._numbers, self._open
         found: list[Task] = []
-        for position, source in enumerate(sources):
+        for source in sources:
             if isinstance(source, Task):
-                if source in self._numbers:
+                if source in numbers:
                     continue
-                if source in self._open:
+                if source in opened:
                     raise InvalidPlan(f"{name_of(source)} depends on itself: the plan has a cycle")
                 found.append(source)
             elif not isinstance(source, Reference):
+                position = next(position for position, other in enumerate(sources) if other is source)
                 raise InvalidPlan(
                     f"{name_of(task)}: its input {position} is neither a task nor a future: {source!r:.200}"
                 )
-            elif source not in self._numbers:
-                self._numbers[source] = self._number_of(source)
+            elif source not in numbers:
+                numbers[source] = self._number_of(source)
         found.reverse()
         return found
