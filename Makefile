@@ -2,12 +2,13 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+COMPILED := build/compiled
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench soak chaos browser clean
+.PHONY: help setup demo test lint compiled bench bench-smoke soak chaos browser clean
 
 help:  ## Say what there is
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(READY)  ## Install Loom and its tools into .venv (every other target does so itself)
 
@@ -21,8 +22,16 @@ $(READY): pyproject.toml
 demo: $(READY)  ## Count the identifiers of Python's standard library on this machine
 	@$(BIN)/python examples/identifiers.py --report build/identifiers.html
 
-test: $(READY)  ## Run all tests
+test: $(READY) $(COMPILED)/.done  ## Run all tests, and those of the cores once more with the cores compiled
 	$(BIN)/python -m pytest
+	if [ -d $(COMPILED)/loom ]; then PYTHONPATH=$(COMPILED) $(BIN)/python -m pytest tests/unit tests/sim; fi
+
+compiled: $(COMPILED)/.done  ## Make a copy of the package with compiled cores: PYTHONPATH=build/compiled uses it
+
+$(COMPILED)/.done: $(READY) tools/compile_cores.py $(shell find src/loom -name '*.py')
+	@if command -v cc >/dev/null; then echo "Compiling the cores, a minute or so"; $(BIN)/python tools/compile_cores.py $(COMPILED); \
+	else echo "There is no C compiler here: the cores stay interpreted"; mkdir -p $(COMPILED); fi
+	@touch $@
 
 lint: $(READY)  ## Check style, types and import floors
 	$(BIN)/ruff check .
@@ -30,8 +39,11 @@ lint: $(READY)  ## Check style, types and import floors
 	$(BIN)/mypy --strict
 	$(BIN)/lint-imports --no-logo
 
-bench: $(READY)  ## Measure
-	$(BIN)/python -m benchmarks
+bench: $(COMPILED)/.done  ## Measure everything (half an hour or so; python -m benchmarks --help says more)
+	PYTHONPATH=$(COMPILED) $(BIN)/python -m benchmarks run
+
+bench-smoke: $(COMPILED)/.done  ## Measure a little of everything (half a minute)
+	PYTHONPATH=$(COMPILED) $(BIN)/python -m benchmarks smoke
 
 soak: $(READY)  ## Run the long tests that `make test` leaves out
 	$(BIN)/python -m pytest -m soak || test $$? -eq 5  # 5: there are none

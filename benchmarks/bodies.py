@@ -5,6 +5,7 @@ import time
 from typing import Protocol
 
 _MIB = 1 << 20
+_PAUSE_S = 0.03
 PLACE_BYTES = 16  # the start of what `make` makes names the worker
 
 
@@ -23,7 +24,7 @@ def same(value: Input) -> Input:
     return value
 
 
-def busy(seconds: float) -> bytes:
+def busy(seconds: float, *_: object) -> bytes:
     """Use so many seconds of this thread's CPU time (not wall time, so that contention shows)."""
     clock = time.thread_time
     end = clock() + seconds
@@ -38,9 +39,15 @@ def blob(size_bytes: int) -> bytes:
 
 def make(size_bytes: int) -> bytes:
     """Random bytes, a MiB of them over and over; the first PLACE_BYTES name the worker that made them."""
-    block = os.urandom(_MIB)
+    block = os.urandom(min(size_bytes, _MIB))
     place = b"%*d" % (PLACE_BYTES, os.getppid())
-    return b"".join([place, block[PLACE_BYTES:], *[block] * (size_bytes // _MIB - 1)])
+    return b"".join([place, block[PLACE_BYTES:], *[block] * (size_bytes // len(block) - 1)])
+
+
+def make_slowly(size_bytes: int) -> bytes:
+    """The same after a while, so that two of them do not run on one core, one after the other."""
+    time.sleep(_PAUSE_S)
+    return make(size_bytes)
 
 
 def sizes(*values: Input) -> str:

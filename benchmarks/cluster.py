@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,51 +28,62 @@ _LISTENING = re.compile(r"listening on .*:(\d+)$", re.MULTILINE)
 
 @dataclass(frozen=True)
 class Cluster:
+    """`pids`: of the server, then of the workers; each may have processes below it."""
+
     client: Client
-    server_pid: int
+    pids: list[int]
     n_workers: int
     port: int
 
+    @property
+    def server_pid(self) -> int:
+        return self.pids[0]
+
 
 @contextmanager
-def running(embedded: bool) -> Iterator[Cluster]:
-    """Start it, wait until all workers are there, and end all of it."""
-    with _embedded() if embedded else _scripts() as cluster:
+def running(
+    embedded: bool, host: str = "127.0.0.1", prefixes: Sequence[Sequence[str]] = ((),) * N_WORKERS
+) -> Iterator[Cluster]:
+    """Start it, wait until all workers are there, and end all of it. `prefixes`: before the command of each worker."""
+    with _embedded() if embedded else _scripts(host, prefixes) as cluster:
         yield cluster
 
 
 @contextmanager
 def _embedded() -> Iterator[Cluster]:
     with Client(cpus=N_WORKERS) as client:
-        servers = [child.pid for child in psutil.Process().children() if "loom.cli.server" in child.cmdline()]
+        children = psutil.Process().children()
+        found = {role: [p.pid for p in children if f"loom.cli.{role}" in p.cmdline()] for role in ("server", "worker")}
         assert client._cluster is not None
-        yield Cluster(client, servers[-1], 1, client._cluster.port)
+        yield Cluster(client, [*found["server"][-1:], *found["worker"][-1:]], 1, client._cluster.port)
 
 
 @contextmanager
-def _scripts() -> Iterator[Cluster]:
+def _scripts(host: str, prefixes: Sequence[Sequence[str]]) -> Iterator[Cluster]:
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="loom-benchmarks-")))
         log = directory / "server.log"
-        server = stack.enter_context(_script(log, "server", "-p", "0"))
+        beyond = [] if host == "127.0.0.1" else ["--host", host, "--insecure"]
+        server = stack.enter_context(_script(log, [], "server", "-p", "0", *beyond))
         port = _port(server, log)
-        for number in range(N_WORKERS):
-            script = _script(directory / f"worker{number}.log", "worker", "--cpus", "1", "127.0.0.1", str(port))
-            stack.enter_context(script)
-        found = wait_for_workers("127.0.0.1", port, N_WORKERS, _START_S)
+        pids = [server.pid]
+        for number, prefix in enumerate(prefixes):
+            script = _script(directory / f"worker{number}.log", prefix, "worker", "--cpus", "1", host, str(port))
+            pids.append(stack.enter_context(script).pid)
+        found = wait_for_workers(host, port, N_WORKERS, _START_S)
         if found < N_WORKERS:
             logs = "\n".join(path.read_text() for path in sorted(directory.iterdir()))
             raise RuntimeError(f"{found} of {N_WORKERS} workers after {_START_S:g} s. Their logs:\n{logs}")
-        client = stack.enter_context(Client("127.0.0.1", port))
-        yield Cluster(client, server.pid, N_WORKERS, port)
+        client = stack.enter_context(Client(host, port))
+        yield Cluster(client, pids, N_WORKERS, port)
 
 
 @contextmanager
-def _script(log: Path, name: str, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+def _script(log: Path, prefix: Sequence[str], name: str, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
     """A script that ends when this block does, or with this process."""
     with log.open("wb") as stderr:
         process = subprocess.Popen(
-            [sys.executable, "-m", f"loom.cli.{name}", "--until-stdin-closes", *arguments],
+            [*prefix, sys.executable, "-m", f"loom.cli.{name}", "--until-stdin-closes", *arguments],
             stdin=subprocess.PIPE,
             stderr=stderr,
             env={**os.environ, "PYTHONPATH": os.pathsep.join([str(_ROOT), os.environ.get("PYTHONPATH", "")])},

@@ -1,69 +1,16 @@
-"""How a figure is taken: wall time, CPU of all processes, interleaved runs, medians."""
+"""How a figure is taken: interleaved runs of all sides, medians; and what comes of it, rows."""
 
 from __future__ import annotations
 
-import gc
-import os
 import statistics
-import time
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from types import TracebackType
-from typing import Literal
+from typing import Any, Literal
 
-import psutil
+from benchmarks.meter import Meter, Processes
 
-
-class Meter:
-    """Measures a `with` block: wall time, CPU time of this process and all below it, CPU that everybody else used.
-
-    CPU times come in ticks of the kernel, usually 10 ms. Entered again it starts anew.
-    """
-
-    def __init__(self) -> None:
-        self.wall_s = 0.0
-        self.cpu_s = 0.0
-        self.others_cores = 0.0
-        self.parts: dict[str, float] = {}
-
-    def __enter__(self) -> Meter:
-        gc.collect()  # what earlier runs have left is not this one's
-        self.parts = {}
-        self._machine_s = _machine_cpu_s()
-        self._tree_s = _tree_cpu_s()
-        self._began = self._last = time.perf_counter()
-        return self
-
-    def part(self, name: str) -> None:
-        """What came since the last part, or the beginning, goes under this name, in seconds."""
-        now = time.perf_counter()
-        self.parts[name] = now - self._last
-        self._last = now
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.wall_s = time.perf_counter() - self._began
-        self.cpu_s = max(0.0, _tree_cpu_s() - self._tree_s)
-        self.others_cores = max(0.0, _machine_cpu_s() - self._machine_s - self.cpu_s) / self.wall_s
-
-
-def _tree_cpu_s() -> float:
-    """Of this process and its descendants, those that have ended and were waited for included."""
-    total = sum(os.times()[:4])
-    for process in psutil.Process().children(recursive=True):
-        try:
-            times = process.cpu_times()
-        except psutil.Error:
-            continue  # it has just ended
-        total += times.user + times.system + times.children_user + times.children_system
-    return float(total)
-
-
-def _machine_cpu_s() -> float:
-    """Of the whole machine; what a hypervisor took away counts as used."""
-    times = psutil.cpu_times()
-    return float(times.user + times.nice + times.system + times.irq + times.softirq + times.steal)
+LESS_IS_BETTER = ("us", "ms", "s", "x ideal", "B")  # how such units begin; of any other more is better
 
 
 @dataclass(frozen=True)
@@ -74,6 +21,9 @@ class Side:
     run: Callable[[Meter], None]
     figure: Callable[[Meter], float]
     n_tasks: int = 0  # 0: there are no tasks to spread the CPU time over
+    processes: Processes | None = None  # whose memory is taken; None: of nobody, and the CPU time of all below this one
+    is_peer: bool = False  # warms up by itself in each run; where it fails, the others go on
+    size: str = ""  # what was run, where that is less than what Loom ran
 
 
 @dataclass
@@ -83,16 +33,26 @@ class Measured:
     name: str
     n_tasks: int = 0
     figures: list[float] = field(default_factory=list)
+    wall_s: list[float] = field(default_factory=list)
     cpu_s: list[float] = field(default_factory=list)
+    peak_rss_sum_bytes: list[int] = field(default_factory=list)
     others_cores: list[float] = field(default_factory=list)
     parts: dict[str, list[float]] = field(default_factory=dict)
+    curves: list[list[tuple[float, float]]] = field(default_factory=list)
+    size: str = ""
+    error: str = ""
 
     def add(self, figure: float, meter: Meter) -> None:
         self.figures.append(figure)
+        self.wall_s.append(meter.wall_s)
         self.cpu_s.append(meter.cpu_s)
         self.others_cores.append(meter.others_cores)
+        if meter.peak_bytes:
+            self.peak_rss_sum_bytes.append(meter.peak_bytes)
         for name, seconds in meter.parts.items():
             self.parts.setdefault(name, []).append(seconds)
+        if meter.curve:
+            self.curves.append(meter.curve)
 
     @property
     def median(self) -> float:
@@ -100,20 +60,43 @@ class Measured:
 
     @property
     def cpu_us_per_task(self) -> float | None:
-        return statistics.median(self.cpu_s) / self.n_tasks * 1e6 if self.n_tasks else None
+        return statistics.median(self.cpu_s) / self.n_tasks * 1e6 if self.n_tasks and self.cpu_s else None
+
+    @staticmethod
+    def from_json(values: dict[str, Any]) -> Measured:
+        """Files of earlier versions have fewer fields."""
+        return Measured(**{name: value for name, value in values.items() if name in Measured.__dataclass_fields__})
 
 
-def interleaved(sides: Sequence[Side], repeat: int) -> list[Measured]:
-    """Run each once to warm up, then all in turn, `repeat` times."""
+def interleaved(sides: Sequence[Side], repeat: int, what: str = "") -> list[Measured]:
+    """Run each once to warm up, then all in turn, `repeat` times; says on stderr how far `what` is."""
     for side in sides:
-        side.run(Meter())
-    measured = [Measured(side.name, side.n_tasks) for side in sides]
-    for _ in range(repeat):
+        if not side.is_peer:
+            side.run(Meter(side.processes))
+    measured = [Measured(side.name, side.n_tasks, size=side.size) for side in sides]
+    for number in range(1, repeat + 1):
         for side, taken in zip(sides, measured, strict=True):
-            meter = Meter()
-            side.run(meter)
-            taken.add(side.figure(meter), meter)
+            if taken.error:
+                continue
+            meter = Meter(side.processes)
+            try:
+                side.run(meter)
+            except Exception as error:
+                if not side.is_peer:
+                    raise
+                taken.error = f"{type(error).__name__}: {error}"
+                progress(f"{what}, {side.name}: FAILED: {taken.error}")
+                continue
+            figure = side.figure(meter)
+            taken.add(figure, meter)
+            if what:
+                progress(f"{what}, run {number} of {repeat}, {side.name}: {figure:,.4g}")
     return measured
+
+
+def progress(text: str) -> None:
+    """On stderr, so that stdout has the table only."""
+    print(f"  {text}", file=sys.stderr, flush=True)
 
 
 @dataclass(frozen=True)
@@ -138,16 +121,18 @@ class Target:
 
 @dataclass
 class Row:
-    """One line of the table, or the error of a workload that failed."""
+    """One line of the table, or the error of a workload that failed. `x`: where a plot has it (tasks, bytes)."""
 
     workload: str
     what: str
     unit: str = ""
     loom: Measured | None = None
     references: list[Measured] = field(default_factory=list)
+    peers: list[Measured] = field(default_factory=list)
     target: Target | None = None
     notes: list[str] = field(default_factory=list)
     error: str = ""
+    x: float = 0
 
     @property
     def ratio(self) -> float | None:
@@ -155,8 +140,27 @@ class Row:
         return self.loom.median / self.references[0].median if self.loom and self.references else None
 
     @property
+    def less_is_better(self) -> bool:
+        return self.unit.startswith(LESS_IS_BETTER)
+
+    @property
     def verdict(self) -> str:
         if self.target is None or self.loom is None:
             return ""
         value = self.ratio if self.target.of == "ratio" else self.loom.median
         return "" if value is None else self.target.verdict(value)
+
+    @staticmethod
+    def from_json(values: dict[str, Any]) -> Row:
+        return Row(
+            values["workload"],
+            values["what"],
+            values["unit"],
+            Measured.from_json(values["loom"]) if values["loom"] else None,
+            [Measured.from_json(one) for one in values["references"]],
+            [Measured.from_json(one) for one in values.get("peers", [])],
+            Target(**values["target"]) if values["target"] else None,
+            values["notes"],
+            values["error"],
+            values.get("x", 0),
+        )

@@ -31,7 +31,7 @@ from pathlib import Path
 import psutil
 
 from benchmarks import bodies, cluster
-from benchmarks.table import machine
+from benchmarks.results import machine
 from loom.client import Future, Task, tasks
 
 TASK_S = 0.1

@@ -14,7 +14,8 @@ from concurrent.futures import ProcessPoolExecutor, wait
 from contextlib import contextmanager
 from multiprocessing.connection import wait as wait_for_any
 
-from benchmarks.measuring import Meter
+from benchmarks.meter import Meter
+from benchmarks.namespaces import enter
 
 N_WORKERS = 2
 _SPAWN = multiprocessing.get_context("spawn")  # forking a process that has a client's threads is asking for trouble
@@ -87,9 +88,10 @@ def _on_core(index: int) -> Iterator[None]:
 
 
 @contextmanager
-def loopback_peer() -> Iterator[LoopbackPeer]:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        process = _SPAWN.Process(target=_answer, args=(listener.getsockname()[1],), daemon=True)
+def loopback_peer(host: str = "127.0.0.1", namespace: str = "") -> Iterator[LoopbackPeer]:
+    """`namespace`: the network namespace in which the process is to run; from there it connects to `host`."""
+    with socket.create_server((host, 0)) as listener:
+        process = _SPAWN.Process(target=_answer, args=(listener.getsockname(), namespace), daemon=True)
         process.start()
         try:
             link, _ = listener.accept()
@@ -101,10 +103,12 @@ def loopback_peer() -> Iterator[LoopbackPeer]:
             process.join()
 
 
-def _answer(port: int) -> None:
+def _answer(address: tuple[str, int], namespace: str) -> None:
     end_with_parent()
+    if namespace:
+        enter(namespace)
     content = b""
-    with _on_core(-1), socket.create_connection(("127.0.0.1", port)) as link:
+    with _on_core(-1), socket.create_connection(address) as link:
         link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         while message := _receive(link, len(_SMALL)):
             if message == _SMALL:
@@ -112,8 +116,13 @@ def _answer(port: int) -> None:
             else:
                 (size_bytes,) = _ORDER.unpack_from(message)
                 if len(content) != size_bytes:
-                    content = os.urandom(1 << 20) * (size_bytes >> 20)
+                    content = _random(size_bytes)
                 link.sendall(content)
+
+
+def _random(size_bytes: int) -> bytes:
+    """A MiB of random bytes, over and over."""
+    return (os.urandom(1 << 20) * (size_bytes // (1 << 20) + 1))[:size_bytes]
 
 
 def _receive(link: socket.socket, size_bytes: int) -> bytes:
@@ -134,7 +143,7 @@ def _receive_into(link: socket.socket, buffer: memoryview) -> None:
 
 def memory_copy(size_bytes: int, times: int, meter: Meter) -> None:
     """Into fresh memory each time, as a reader gets it."""
-    content = os.urandom(1 << 20) * (size_bytes >> 20)
+    content = _random(size_bytes)
     with meter:
         for _ in range(times):
             copy = bytes(memoryview(content))

@@ -1,24 +1,36 @@
 """All workloads by name, in the order of the table."""
 
 from collections.abc import Callable, Mapping
-from typing import Final
+from typing import Final, NamedTuple
 
-from benchmarks import costs, graphs
+from benchmarks import alone, costs, graphs, memory, metg, objects
 from benchmarks.bench import Bench
 
-WORKLOADS: Final[Mapping[str, Callable[[Bench], None]]] = {
-    "W1": graphs.w1,
-    "W1t": graphs.w1t,
-    "W1u": graphs.w1u,
-    "W2": graphs.w2,
-    "W3": graphs.w3,
-    "W3n": graphs.w3n,
-    "W4": graphs.w4,
-    "W5": graphs.w5,
-    "W5n": graphs.w5n,
-    "W6": graphs.w6,
-    "W7": costs.w7,
-    "W8": costs.w8,
-    "W9": costs.w9,
-    "W10": costs.w10,
+
+class Workload(NamedTuple):
+    run: Callable[[Bench], None]
+    what: str
+
+
+WORKLOADS: Final[Mapping[str, Workload]] = {
+    "W1": Workload(graphs.w1, "bag of no-op Python tasks"),
+    "W1t": Workload(graphs.w1t, "the same while a trace is written"),
+    "W1u": Workload(graphs.w1u, "bag of uneven tasks: makespan over ideal"),
+    "W2": Workload(graphs.w2, "many const and one merge"),
+    "W3": Workload(graphs.w3, "chain of no-op Python tasks"),
+    "W3n": Workload(graphs.w3n, "chain of light tasks"),
+    "W4": Workload(graphs.w4, "binary tree of Python tasks"),
+    "W5": Workload(graphs.w5, "stencil of Python tasks"),
+    "W5n": Workload(graphs.w5n, "stencil of light tasks"),
+    "W5b": Workload(metg.w5b, "METG(50 %): the smallest task at which the stencil is half efficient"),
+    "W6": Workload(graphs.w6, "external programs"),
+    "W7": Workload(objects.w7, "a large object from worker to worker, and to the client (W7g)"),
+    "W7n": Workload(objects.w7n, "a large object from host to host (network namespaces; needs root)"),
+    "W8": Workload(memory.w8, "memory per task of the server, the client (W8c), the workers (W8w)"),
+    "W8r": Workload(memory.w8r, "memory that plan after plan leaves behind"),
+    "W9": Workload(costs.w9, "from Client() to the first result"),
+    "W10": Workload(costs.w10, "gather of small results"),
+    "WS": Workload(alone.ws, "the server alone: core plus wire, with workers that are only played"),
+    "Wscale": Workload(graphs.wscale, "time per task by number of tasks (for the plot)"),
+    "Wsize": Workload(objects.wsize, "throughput by size of object (for the plot)"),
 }

@@ -199,9 +199,7 @@ def listening_port(server: subprocess.Popen[bytes], log: Path) -> int:
 
 
 def children(role: str, of: int | None = None) -> list[psutil.Process]:
-    """Living `server`, `worker` (not their supervisors) or executor (`child`) processes of Loom below a process (this
-    one).
-    """
+    """Living `server`, `worker` (not their supervisors) or `executors` processes of Loom below a process (this one)."""
     found = []
     for process in psutil.Process(of).children(recursive=True):
         try:

@@ -7,9 +7,20 @@ from pathlib import Path
 
 import pytest
 
+import loom.core.server
 from clusters import Cluster, Processes, assert_no_objects, children
 from loom.client import Client
 from loom.executors.trees import adopt_orphans
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Compiled code takes no patches: tests that need some run interpreted only."""
+    if loom.core.server.__file__.endswith(".py"):
+        return
+    left_out = [item for item in items if item.get_closest_marker("interpreted")]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
 
 
 @pytest.fixture(scope="session", autouse=True)

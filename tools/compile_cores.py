@@ -14,8 +14,22 @@ import sys
 from pathlib import Path
 from typing import Final
 
-# Plain typed Python that every task goes through several times.
-PATTERNS: Final = ("core/*.py", "wire/*.py")
+# Plain typed Python that every task goes through. Nothing that a client's threads run for long: compiled code neither
+# lets other threads in nor looks for Ctrl-C.
+PATTERNS: Final = (
+    "core/*.py",
+    "wire/*.py",
+    "net/link.py",
+    "worker/executors.py",
+    "worker/inline.py",
+    "worker/shell.py",
+    "executors/batches.py",
+    "executors/child.py",
+    "executors/outputs.py",
+    "executors/processes.py",
+    "executors/reporter.py",
+    "executors/ring.py",
+)
 _ROOT: Final = Path(__file__).resolve().parent.parent
 _OPTIMISE: Final = os.environ.get("LOOM_COMPILE_LEVEL", "2")
 

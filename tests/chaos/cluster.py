@@ -225,7 +225,7 @@ class Cluster:
         for worker in self.living_workers():
             for process in worker.tree()[1:]:
                 try:
-                    if "loom.executors.child" in process.cmdline():
+                    if "loom.executors" in process.cmdline():
                         found.append(process)
                 except psutil.Error:
                     continue

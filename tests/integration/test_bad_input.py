@@ -228,6 +228,7 @@ class TestStrangers:
             sock.close()
         assert "Traceback" not in works.log()
 
+    @pytest.mark.interpreted
     def test_another_version(self, works: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
         init = handshake.Connecting.__init__
 

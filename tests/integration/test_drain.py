@@ -162,6 +162,7 @@ def test_server_that_stands_still_during_a_drain(one_worker: MakeCluster, tmp_pa
             server.resume()
 
 
+@pytest.mark.interpreted
 def test_worker_that_cannot_leave_is_gone_all_the_same(one_worker: MakeCluster, tmp_path: Path) -> None:
     script = """
 from loom.worker.shell import WorkerShell

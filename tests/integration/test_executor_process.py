@@ -673,6 +673,7 @@ def test_all_threads_of_a_process_are_pinned(owner: Owner) -> None:
     pin_threads(pid, (core,))  # of a process that is gone: nothing
 
 
+@pytest.mark.interpreted
 def test_a_restart_that_fails_can_be_made_good(
     owner: Owner, variable: Callable[[], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

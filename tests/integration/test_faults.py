@@ -111,7 +111,7 @@ class TestWorkerDeaths:
             worker = next(process for process in children("worker") if process.pid not in before)
             futures = client.submit(plan)
             eventually(lambda: n_finished(futures) > 2)
-            executors = children("child", worker.pid)
+            executors = children("executors", worker.pid)
             worker.kill()
             assert client.gather(futures) == expected
             eventually(lambda: not any(executor.is_running() for executor in executors))
@@ -155,11 +155,11 @@ class TestWorkerDeaths:
     def test_idle_executors_are_replaced(self, cluster: Cluster) -> None:
         with cluster.client() as client:
             for _ in range(3):
-                executors = [p for worker in cluster.workers for p in children("child", worker.pid)]
+                executors = [p for worker in cluster.workers for p in children("executors", worker.pid)]
                 assert len(executors) == 2
                 kill(executors)
                 assert client.gather(client.submit([nap(0) for _ in range(10)])) == [b"slept"] * 10
-                eventually(lambda: sum(len(children("child", worker.pid)) for worker in cluster.workers) == 2)
+                eventually(lambda: sum(len(children("executors", worker.pid)) for worker in cluster.workers) == 2)
 
 
 class TestServerDeaths:
@@ -305,7 +305,7 @@ print("right")
         process = run_script(script)
         assert process.stdout is not None
         fork = int(process.stdout.readline())
-        family = children("server", process.pid) + children("worker", process.pid) + children("child", process.pid)
+        family = children("server", process.pid) + children("worker", process.pid) + children("executors", process.pid)
         assert len(family) == 3
         process.kill()
         process.wait()

@@ -95,7 +95,7 @@ class TestTasks:
 
     def test_whose_process_is_killed(self, embedded: Client, runaways: Runaways) -> None:
         future = running(embedded, as_function, runaways)
-        (executor,) = [p for p in children("child") if set(runaways.pids()) & {c.pid for c in p.children(True)}]
+        (executor,) = [p for p in children("executors") if set(runaways.pids()) & {c.pid for c in p.children(True)}]
         executor.kill()
         with pytest.raises(TaskFailed, match="SIGKILL"):
             future.wait()

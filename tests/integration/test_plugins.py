@@ -415,9 +415,9 @@ def test_the_worker_itself_runs_no_plugin(tmp_path: Path, libraries: list[str]) 
     cluster = Cluster(tmp_path, 1, environment={"PYTHONPATH": str(tmp_path)}, worker_options=options)
     with cluster.client() as client:
         assert run(client, Task("native/many", (), "3")) == b"333"
-        assert (tmp_path / "who.py.log").read_text().split() == ["loom.plugins.describe", "loom.executors.child"]
+        assert (tmp_path / "who.py.log").read_text().split() == ["loom.plugins.describe", "loom.executors"]
         assert "libnative" not in Path(f"/proc/{cluster.workers[0].itself().pid}/maps").read_text()
-        (executor,) = children("child", cluster.workers[0].pid)
+        (executor,) = children("executors", cluster.workers[0].pid)
         assert "libnative" in Path(f"/proc/{executor.pid}/maps").read_text()
     cluster.stop()
 
@@ -425,7 +425,7 @@ def test_the_worker_itself_runs_no_plugin(tmp_path: Path, libraries: list[str]) 
 def test_a_plugin_that_only_executors_cannot_load(tmp_path: Path) -> None:
     (tmp_path / "picky.py").write_text(
         "import sys\nfrom loom.plugins import task_type\n"
-        "if sys.orig_argv[2].endswith('child'):\n    raise ValueError('not here')\n"
+        "if sys.orig_argv[2].endswith('executors'):\n    raise ValueError('not here')\n"
         "task_type('picky/one')(lambda inputs, config: b'')\n"
     )
     cluster = Cluster(tmp_path, 1, environment={"PYTHONPATH": str(tmp_path)}, worker_options=("--load", "picky"))

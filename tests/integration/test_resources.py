@@ -252,7 +252,7 @@ class TestCores:
                 [seen] = gather(client, [calling(request, surroundings)])
                 assert seen[0] == threads
                 assert len(seen[2]) <= int(threads)
-            assert len(children("child", cluster.workers[0].pid)) == 2
+            assert len(children("executors", cluster.workers[0].pid)) == 2
             assert "executor" not in cluster.log()
 
     def test_programs_without_a_request_have_the_variable_of_the_worker(self, tmp_path: Path) -> None:

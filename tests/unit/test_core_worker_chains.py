@@ -5,9 +5,20 @@ from __future__ import annotations
 import pytest
 from worker_builders import FUNCTION, INLINE, SMALL, Bench, S, ids, task
 
-from loom.core.worker_events import ExecutorLost, Failed, NotRun, NotSent, ReadBackDone, Redirected
+from loom.core.worker_events import ExecutorLost, Failed, Fetched, NotRun, NotSent, ReadBackDone, Redirected, Spoilt
 from loom.core.worker_tasks import ReadBack, RunOnExecutor
-from loom.messages import CancelTasks, GiveBack, PlanChunk, TasksFailed, TasksGivenBack
+from loom.messages import (
+    CancelTasks,
+    GiveBack,
+    ObjectAt,
+    PlanChunk,
+    RecallTasks,
+    RunTasks,
+    TaskKind,
+    TasksFailed,
+    TasksGivenBack,
+)
+from loom.resources import Request
 
 
 @pytest.fixture
@@ -123,3 +134,49 @@ def test_followers_of_a_cancelled_task_are_given_back(bench: Bench) -> None:
     bench.run(task(0, FUNCTION), task(1, FUNCTION, 0))
     bench.say(CancelTasks(S.to_bytes(8, "little")))
     assert bench.given() == ids(1)
+
+
+def test_followers_that_are_recalled_are_given_back(bench: Bench) -> None:
+    bench.run(task(0, FUNCTION, 5), at=(ObjectAt(S | 5, 10, [7]),))
+    bench.step(Fetched(S | 5, 10))
+    bench.done(0)
+    bench.run(task(1, FUNCTION), task(2, FUNCTION, 1, 5))
+    again = RunTasks([], [], [], [task(5, FUNCTION, attempt=2)])  # nobody knew that it is here
+    assert bench.say(RecallTasks((S | 2).to_bytes(8, "little")), again).given() == ids(2)
+    bench.done(1)
+    bench.step(NotRun(0, [(S | 2, 1)]))
+    assert set(bench.core.tasks) == set(ids(5))
+
+
+def test_followers_that_take_what_is_spoilt_are_given_back(bench: Bench) -> None:
+    bench.run(task(0, FUNCTION))
+    bench.done(0)
+    bench.run(task(1, FUNCTION), task(2, FUNCTION, 1, 0))
+    assert bench.step(Spoilt(S)).given() == ids(2)
+
+
+def test_what_has_found_another_place_holds_up_nobody_that_follows() -> None:
+    bench = short_functions(Bench(cpus=2))
+    long = 9
+    bench.say(RunTasks([TaskKind(long, "function", "long", Request(1))], [], [], [task(0, long)]))
+    bench.done(0, duration_us=10_000_000)
+    bench.run(task(1, FUNCTION), task(2, FUNCTION), task(3, FUNCTION), task(4, long, 1))
+    bench.done(1)
+    bench.done(2)  # the long one goes to its executor; the first one's always has something to do
+    assert [task.id for task in bench.core.queues.executors[0].queue] == ids(3)
+    assert sent(bench.run(task(5, FUNCTION), task(6, FUNCTION, 5))) == ids(5, 6)
+
+
+def test_nothing_follows_a_task_of_which_a_copy_is_in_the_store(bench: Bench) -> None:
+    bench.run(task(0, FUNCTION))
+    bench.done(0)
+    assert sent(bench.run(task(0, FUNCTION, attempt=2), task(1, FUNCTION, 0))) == ids(0)
+    assert sent(bench.done(0, attempt=2)) == ids(1)
+
+
+def test_there_is_room_again_as_soon_as_nothing_cancelled_is_left(bench: Bench) -> None:
+    bench.run(task(0, FUNCTION), task(1, FUNCTION, 0), task(2, FUNCTION))
+    bench.say(RecallTasks((S | 1).to_bytes(8, "little")))
+    assert sent(bench.run(task(3, FUNCTION))) == []
+    bench.done(0)
+    assert sent(bench.step(NotRun(0, [(S | 1, 1)]))) == ids(3)

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import weakref
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -147,3 +148,11 @@ def test_other_errors_pass_through(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_too_little_memory_for_a_value() -> None:
     with pytest.raises(OSError, match="Cannot allocate memory"):
         MemoryLanding(1 << 62)
+
+
+def test_memory_goes_when_a_landing_is_dropped_and_still_known() -> None:
+    landing = MemoryLanding(MIB)
+    landing.take(memoryview(bytes(1000)))
+    memory = weakref.ref(landing._value)
+    landing.drop()
+    assert memory() is None

@@ -382,6 +382,19 @@ def test_kinds_that_alternate() -> None:
     assert [(row["symbol"], row["label"]) for row in found] == [(f"t{i % 2}", f"l{i % 3}") for i in range(12)]
 
 
+def test_the_collector_is_on_again_after_an_interrupt_as_it_is_paused(monkeypatch: pytest.MonkeyPatch) -> None:
+    pause = gc.disable
+
+    def interrupted() -> None:
+        pause()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(gc, "disable", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        encode_plan([tasks.const(b"")], 0, lambda reference: 0)
+    assert gc.isenabled()
+
+
 def test_a_task_without_inputs_is_nothing_for_the_collector() -> None:
     task = tasks.const("a")
     assert not gc.is_tracked(task)

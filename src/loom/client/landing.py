@@ -25,4 +25,5 @@ class MemoryLanding:
         return self._value.value()
 
     def drop(self) -> None:
-        """It goes with the last reference."""
+        """The memory goes now: the broken link's callback, in a cycle with it, may keep this for long."""
+        del self._value

@@ -100,8 +100,8 @@ class WorkerCore:
         self.fetches = Fetches()
         self.fetching = self.fetches.under_way
         self.awaited: dict[int, list[Task]] = {}  # object id -> tasks that wait for it
-        self._chains = Chains(self.queues, self.tasks, self.held, self.awaited)
         self.copies: set[int] = set()  # stored objects that count for nothing: their tasks are to run here once more
+        self._chains = Chains(self.queues, self.tasks, self.held, self.awaited, self.copies)
         self.saving: set[int] = set()  # objects that are being written to their checkpoints
         self.id = 0
         self.leave_at: float | None = None  # the worker is to go: it starts nothing, and what runs is stopped then
@@ -227,7 +227,7 @@ class WorkerCore:
             case RecallTasks():
                 for task_id in column(message.tasks, "Q"):
                     task = self.tasks.get(task_id)
-                    if task is not None and task.state in (ws.WAITING, ws.READY):
+                    if task is not None:
                         self._give_back(task)
             case GiveBack():
                 self._on_give_back(message.count)
@@ -479,7 +479,7 @@ class WorkerCore:
         self._drop(object_id)
         self._report_missing(object_id)
         for task in list(self.tasks.values()):
-            if object_id in task.inputs and task.state in (ws.WAITING, ws.READY):
+            if object_id in task.inputs:
                 self._give_back(task)
 
     # -- Leaving ------------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ alone in waiting for its inputs follows: others would be held up behind it while
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 
 from loom.core import worker_states as ws
 from loom.core.worker_queues import Queues
@@ -16,7 +16,7 @@ from loom.core.worker_tasks import EXECUTOR, Executor, QueueEffect, RunOnExecuto
 
 
 class Chains:
-    """`tasks`, `held` and `awaited` are the core's own."""
+    """`tasks`, `held`, `awaited` and `copies` are the core's own."""
 
     def __init__(
         self,
@@ -24,11 +24,13 @@ class Chains:
         tasks: Mapping[int, Task],
         held: Mapping[int, int],
         awaited: Mapping[int, list[Task]],
+        copies: Set[int],
     ) -> None:
         self._queues = queues
         self._tasks = tasks
         self._held = held
         self._awaited = awaited
+        self._copies = copies
         self._next: list[deque[Task]] = [deque() for _ in queues.executors]  # may follow there when there is room
 
     def look_at(self, task: Task) -> None:
@@ -51,7 +53,7 @@ class Chains:
             line = self._next[executor.index]
             if not executor.queue:
                 line.clear()
-            while line and self._queues.has_room(executor, line[0]):
+            while line and (line[0].state != ws.WAITING or self._queues.has_room(executor, line[0])):
                 task = line.popleft()
                 if self._executor_for(task) is executor:
                     self._queues.queue(task, executor, now, effects)
@@ -74,6 +76,8 @@ class Chains:
         for object_id in task.inputs:
             if object_id in self._held:
                 continue
+            if object_id in self._copies:  # which would be found in the store, and taken for what is about to be made
+                return None
             maker = self._tasks.get(object_id)
             executor = maker.executor if maker is not None else None
             if executor is None or (found is not None and executor is not found):

@@ -88,6 +88,7 @@ class Queues:
     def start(self, now: float) -> list[QueueEffect]:
         """Start what may start; O(started)."""
         effects: list[QueueEffect] = []
+        self._kill_cancelled(now, effects)  # first: where nothing cancelled is left there is room again
         if self.ready or self.light or self.special:
             batches: dict[int, list[Task]] = {}
             self._start_light(now, effects, batches)
@@ -97,7 +98,6 @@ class Queues:
         self._look_again_at = None
         if not self.ready and self.free_cpus:
             self._relieve(now, effects)
-        self._kill_cancelled(now, effects)
         self._stop_at = None
         if self._limited:
             self._stop_late(now, effects)

@@ -173,7 +173,3 @@ def main() -> None:
     Executor(socket.socket(fileno=tasks_fd), ring, reporter, outputs, not_loaded).run()
     sys.stdout.flush()
     os._exit(0)  # threads that functions left behind do not hold it up
-
-
-if __name__ == "__main__":
-    main()

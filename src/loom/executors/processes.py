@@ -85,7 +85,7 @@ def _spawn_executor(
     file_prefixes: Sequence[str], inherited: list[int], variables: Variables, options: Sequence[str]
 ) -> int:
     """Start the program; stdout goes to stderr, so that what a function prints is seen in the worker's log."""
-    arguments = [sys.executable, "-m", "loom.executors.child", *file_prefixes, str(os.getpid())]
+    arguments = [sys.executable, "-m", "loom.executors", *file_prefixes, str(os.getpid())]
     for fd in inherited:
         os.set_inheritable(fd, True)
     try:

@@ -12,7 +12,7 @@ from loom.data.file import FileObject
 from loom.data.index import Index
 from loom.data.plain import Plain
 from loom.errors import LoomError
-from loom.limits import MAX_PATH_BYTES
+from loom.limits import MAX_PATH_BYTES, SMALL_OBJECT_BYTES
 from loom.tasktypes import checks
 from loom.tasktypes.base import RunContext, TaskError, TaskType
 from loom.tasktypes.outputs import store_plain
@@ -61,7 +61,7 @@ def split(input: Source, char: bytes | str | None = None) -> Task:
 def _run_const(context: RunContext, config: bytes, inputs: Sequence[DataObject]) -> DataObject:
     if inputs:
         raise TaskError(f"{CONST}: takes no inputs, not {len(inputs)}")
-    return store_plain(context, [config])
+    return Plain(config) if len(config) <= SMALL_OBJECT_BYTES else store_plain(context, [config])
 
 
 def _run_merge(context: RunContext, config: bytes, inputs: Sequence[DataObject]) -> DataObject:

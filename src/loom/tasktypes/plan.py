@@ -222,8 +222,8 @@ def collector_paused() -> Iterator[None]:
     if not gc.isenabled():
         yield
         return
-    gc.disable()
     try:
+        gc.disable()  # in here: an interrupt may come right after it
         yield
     finally:
         gc.enable()

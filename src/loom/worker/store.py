@@ -120,6 +120,8 @@ class Store:
     def lookup(self, object_id: int) -> bytes | _Large | None:
         """The object as it travels: packed whole where it is small, else header and segments of files."""
         value = self._objects.get(object_id)
+        if value is None or type(value) is bytes:  # most are
+            return value
         if isinstance(value, tuple):
             self._use(value[1])
         elif isinstance(value, FileSegment):

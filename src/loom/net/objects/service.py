@@ -19,6 +19,7 @@ _log = logging.getLogger(__name__)
 
 _BATCH_BYTES: Final = 64 * KIB  # of small answers in one list of messages
 _ANSWER_BYTES: Final = 32  # what an answer weighs besides the object in it
+_NO_PARTS: Final = Parts([], [])
 _TURN_BYTES: Final = 1 * MIB  # written in one go, some 0.5 ms, before the loop's other links have their turn
 
 Held = bytes | tuple[bytes, Sequence[Segment]]
@@ -130,10 +131,10 @@ class HandoverService:
         while self._wanted:
             number = self._wanted.popleft()
             answer, payload = _answer(number, self._lookup(number))
-            parts = open_parts(payload)
+            parts = open_parts(payload) if payload else _NO_PARTS
             if parts is None:
-                answer, parts = ObjectMissing(number), Parts([], [])
-            elif isinstance(answer, ObjectComes):
+                answer, parts = ObjectMissing(number), _NO_PARTS
+            elif payload and isinstance(answer, ObjectComes):
                 answer.parts = parts.places
             if batch.add(answer) or parts.descriptors or not self._wanted:
                 yield batch.take(), parts.descriptors
@@ -172,6 +173,8 @@ def _answer(number: int, held: Held | None) -> tuple[ObjectComes | ObjectMissing
     """
     if held is None:
         return ObjectMissing(number), ()
+    if type(held) is bytes and len(held) <= SMALL_OBJECT_BYTES:  # most are
+        return ObjectComes(number, b"", len(held), [], held), ()
     header, payload = (b"", [held]) if isinstance(held, bytes) else held
     size = total_size(payload)
     if size <= SMALL_OBJECT_BYTES:
