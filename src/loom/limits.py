@@ -47,6 +47,7 @@ MAX_HANDOVER_FDS: Final = 200  # the kernel takes 253 descriptors a message (SCM
 MAX_OPEN_MAPPINGS: Final = 256
 KEPT_FUNCTIONS: Final = 256  # pickled and live ones, of one executor; loading one again takes some 10 us
 KEPT_FUNCTIONS_BYTES: Final = 64 * MIB  # of the pickled ones; some keep large data in their closure
+LIGHT_PROGRAMS: Final = 64  # without a request, at a time at one worker, beside the cores that are counted
 RECENT_RESULTS: Final = 512  # of one executor, for tasks that follow: more than are queued there at a time
 RECENT_RESULT_BYTES: Final = 16 * KIB  # of each; a larger one is sent back to it
 

@@ -82,6 +82,8 @@ ARRAY_MAKE: Final = "loom/array/make"
 DGET: Final = "loom/scheduler/dget"
 DSLICE: Final = "loom/scheduler/dslice"
 
+RUN: Final = "loom/run/run"  # a program: unlike other light tasks, many run at a time
+
 
 class GetConfig(Struct, array_like=True, frozen=True):
     index: int

@@ -8,8 +8,9 @@ from core_builders import Bench, Row, Said, chunk_of, finished, ids, listed, num
 from loom.core import states
 from loom.core.events import LinkDrained, LinkFull, LinkUp, Received
 from loom.ids import SERVER_MADE, number_of
-from loom.limits import SESSION_GRACE_S
+from loom.limits import LIGHT_PROGRAMS, SESSION_GRACE_S
 from loom.messages import (
+    RUN,
     Acked,
     CancelTasks,
     CloseSession,
@@ -651,3 +652,15 @@ def test_columns_of_a_report_must_fit(bench: Bench) -> None:
     assert W1 in bench.say(W1, ObjectsHeld(b"123")).closed
     bench.worker(W2)
     assert W2 in bench.say(W2, TasksGivenBack(numbers(1, 2), numbers(1), False)).closed
+
+
+def test_programs_without_a_request_run_beside_each_other_however_long_they_take() -> None:
+    bench = Bench()
+    bench.client(CLIENT)
+    bench.worker(W1)
+    program = Row(result=True, symbol=RUN, cpus=0)
+    (task,) = bench.submit(CLIENT, [program]).tasks(W1)
+    bench.finish(W1, task, duration_us=10_000_000)
+    first = bench.submit(CLIENT, [program] * 100, first=1).tasks(W1)
+    assert len(first) == LIGHT_PROGRAMS
+    assert len(bench.finish(W1, *first[:3], duration_us=10_000_000).tasks(W1)) == 3

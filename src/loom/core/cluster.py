@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
 from loom.core.kinds import WORKER_WINDOW_US
+from loom.limits import LIGHT_PROGRAMS
 from loom.messages import PeerAddress, RegisterWorker
 
 if TYPE_CHECKING:
@@ -192,7 +193,7 @@ class Worker:
     def has_free(self, kind: Kind) -> bool:
         """Whether as much is free there as one more task of this kind asks for."""
         if not kind.cpus:
-            return not self.n_light
+            return self.n_light < kind.n_at_once
         return self.busy_cpus + kind.cpus <= self.cpus and all(
             self.extras_busy.get(name, 0) + amount <= self.extras[name] for name, amount in kind.extras
         )
@@ -204,7 +205,7 @@ class Worker:
         if self.left_us is not None and self.ends_too_soon(kind):
             return False
         if not kind.cpus:
-            return self.n_light == 0 or (
+            return self.n_light < kind.n_at_once or (
                 self.n_light < LIGHT_WINDOW_TASKS and self.light_us + kind.estimate_us <= WORKER_WINDOW_US
             )
         if kind.cpus > self.cpus or (kind.extras and not self._has_extras(kind)):
@@ -250,6 +251,7 @@ class Worker:
             self.busy_cpus < self.cpus
             or self.backlog_us < WORKER_WINDOW_US * self.cpus
             or (self.n_light < LIGHT_WINDOW_TASKS and self.light_us < WORKER_WINDOW_US)
+            or self.n_light < LIGHT_PROGRAMS
         )
 
     @property

@@ -10,8 +10,8 @@ from __future__ import annotations
 from typing import Final
 
 from loom.errors import ProtocolError
-from loom.limits import MAX_KINDS
-from loom.messages import DGET, DSLICE
+from loom.limits import LIGHT_PROGRAMS, MAX_KINDS
+from loom.messages import DGET, DSLICE, RUN
 from loom.resources import Request, is_valid
 
 WORKER_WINDOW_US: Final = 20_000  # work ahead per core at a worker: some hundred round trips, little to give back
@@ -64,6 +64,7 @@ class Kind:
         "extras",
         "is_dynamic",
         "is_own",
+        "n_at_once",
         "label",
         "number",
         "queue_key",
@@ -84,6 +85,7 @@ class Kind:
         self.cpus = request.cpus
         self.extras = request.extras
         self.is_own = not symbol.startswith(_BUILT_IN)  # some workers may not have it
+        self.n_at_once = LIGHT_PROGRAMS if symbol == RUN else 1  # at a worker, where it asks for no core
         self.is_dynamic = symbol in (DGET, DSLICE)
         # what may run at the same workers waits in one line
         self.queue_key: QueueKey = (request, symbol if self.is_own else "", time_limit_ms)

@@ -34,9 +34,9 @@ from loom.core.worker_tasks import (
     StopProgram,
     Task,
 )
+from loom.limits import LIGHT_PROGRAMS
 from loom.resources import Request
 
-_LIGHT_PROGRAMS: Final = 64  # most programs without a request at a time, beside the cores that are counted
 _QUEUE_TASKS: Final = 256  # most tasks queued at one executor
 _RESERVE_AFTER_S: Final = 0.1  # how long a wide task is overtaken before cores are kept for it
 _LOOK_PAST: Final = 32  # how many tasks are looked at behind one that does not fit
@@ -130,7 +130,7 @@ class Queues:
             task = self.light[0]
             if task.state != ws.READY:
                 self.light.popleft()
-            elif task.kind.place == PROGRAM and self.n_light_programs < _LIGHT_PROGRAMS:
+            elif task.kind.place == PROGRAM and self.n_light_programs < LIGHT_PROGRAMS:
                 self.light.popleft()
                 self._start_program(task, now, effects)
             elif task.kind.place != PROGRAM and (executor := self.executor_for(task)) is not None:

@@ -13,12 +13,12 @@ from msgspec.msgpack import Decoder, Encoder
 from loom.data.base import DataObject
 from loom.errors import LoomError
 from loom.limits import MAX_PATH_BYTES
+from loom.messages import RUN
 from loom.resources import Request, cpu1
 from loom.tasktypes import checks
 from loom.tasktypes.base import RunContext, TaskError, TaskType
 from loom.tasktypes.task import Source, Task
 
-RUN: Final = "loom/run/run"
 STDOUT_FILE: Final = b"+out"  # where they are in the run directory while the program runs
 STDERR_FILE: Final = b"+err"
 
