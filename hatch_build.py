@@ -17,6 +17,8 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 
 class CompiledCores(BuildHookInterface):  # type: ignore[type-arg]
+    _built: Path | None = None
+
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         if version == "editable" or os.environ.get("LOOM_PURE"):
             return
@@ -38,4 +40,5 @@ class CompiledCores(BuildHookInterface):  # type: ignore[type-arg]
         build_data["infer_tag"] = True
 
     def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:
-        shutil.rmtree(getattr(self, "_built", ""), ignore_errors=True)
+        if self._built is not None:
+            shutil.rmtree(self._built, ignore_errors=True)
