@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from time import perf_counter
 from typing import Any
@@ -11,14 +12,16 @@ import peer_tasks
 Submit = Callable[..., Any]
 
 
-class Submitted:
+class Submitted(ABC):
     """The jobs that are graphs; a peer gives `wait` and, by name of `peer_tasks`, functions that submit."""
 
+    @abstractmethod
     def submitter(self, name: str) -> Submit:
-        raise NotImplementedError
+        """What submits one task."""
 
+    @abstractmethod
     def wait(self, futures: Sequence[Any]) -> None:
-        raise NotImplementedError
+        """Until all are finished."""
 
     def bag(self, n: int) -> float:
         return self._each("noop", range(n))
