@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -91,13 +92,21 @@ def test_a_link_whose_process_dies(client: Client) -> None:
     assert client.gather(client.submit(chain(tasks.const(b"e"), 3)[-1:])) == [b"e+++"]
 
 
-def test_a_link_that_takes_long_does_not_hold_up_what_can_run_elsewhere() -> None:
+def test_a_link_that_takes_long_does_not_hold_up_what_can_run_elsewhere(tmp_path: Path) -> None:
     """On two cores: what follows a long task waits for it, everything else goes on."""
     with Client(cpus=2) as client:
         warm(client)
-        slow = tasks.py_task()(lambda value: (time.sleep(1.0), value.read())[1])
+        may_end = tmp_path / "may-end"
+
+        @tasks.py_task()
+        def slow(value: object) -> bytes:
+            while not may_end.exists():
+                time.sleep(0.01)
+            return value.read()  # type: ignore[attr-defined, no-any-return]
+
         long = client.submit(chain(slow(tasks.const(b"f")), 5)[-1:])
         others = client.submit([add(tasks.const(b"%d" % n)) for n in range(200)])
         client.wait(others)
         assert not long[0].finished()
+        may_end.touch()
         assert client.gather(long) == [b"f+++++"]
