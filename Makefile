@@ -45,8 +45,9 @@ bench: $(COMPILED)/.done  ## Measure everything (half an hour or so; python -m b
 bench-smoke: $(COMPILED)/.done  ## Measure a little of everything (half a minute)
 	PYTHONPATH=$(COMPILED) $(BIN)/python -m benchmarks smoke
 
-soak: $(READY)  ## Run the long tests that `make test` leaves out
-	$(BIN)/python -m pytest -m soak || test $$? -eq 5  # 5: there are none
+soak: $(READY)  ## Everything at random for half an hour, then the long tests that `make test` leaves out (an hour)
+	$(BIN)/python -m tests.chaos --soak 30 --seed $(or $(SEED),1)
+	$(BIN)/python -m pytest -m soak
 
 chaos: $(READY)  ## Break real processes in some twenty ways, and count what was lost (some ten minutes)
 	$(BIN)/python -m tests.chaos --seeds 1-20

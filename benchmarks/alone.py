@@ -148,7 +148,7 @@ class _World:
         self._to_worker = Decoder(ServerToWorker)
 
     def introduction(self, link: int) -> bytes:
-        register = RegisterWorker(f"w{link}", 1, [], "127.0.0.1", link, "", self._symbols, 0, (0, 0))
+        register = RegisterWorker(f"w{link}", 1, [], "127.0.0.1", link, "", self._symbols, 0, (0, 0, 0))
         return bytes(encode([register]))
 
     def answers(self, said: dict[int, bytearray]) -> dict[int, bytes]:

@@ -42,10 +42,16 @@ class Cluster:
 
 @contextmanager
 def running(
-    embedded: bool, host: str = "127.0.0.1", prefixes: Sequence[Sequence[str]] = ((),) * N_WORKERS
+    embedded: bool,
+    host: str = "127.0.0.1",
+    prefixes: Sequence[Sequence[str]] = ((),) * N_WORKERS,
+    journal: str | None = None,
 ) -> Iterator[Cluster]:
-    """Start it, wait until all workers are there, and end all of it. `prefixes`: before the command of each worker."""
-    with _embedded() if embedded else _scripts(host, prefixes) as cluster:
+    """Start it, wait until all workers are there, and end all of it. `prefixes`: before the command of each worker.
+
+    `journal`: the file in which the server writes one.
+    """
+    with _embedded() if embedded else _scripts(host, prefixes, journal) as cluster:
         yield cluster
 
 
@@ -59,12 +65,13 @@ def _embedded() -> Iterator[Cluster]:
 
 
 @contextmanager
-def _scripts(host: str, prefixes: Sequence[Sequence[str]]) -> Iterator[Cluster]:
+def _scripts(host: str, prefixes: Sequence[Sequence[str]], journal: str | None) -> Iterator[Cluster]:
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="loom-benchmarks-")))
         log = directory / "server.log"
-        beyond = [] if host == "127.0.0.1" else ["--host", host, "--insecure"]
-        server = stack.enter_context(_script(log, [], "server", "-p", "0", *beyond))
+        options = [] if host == "127.0.0.1" else ["--host", host, "--insecure"]
+        options += [] if journal is None else ["--journal", journal]
+        server = stack.enter_context(_script(log, [], "server", "-p", "0", *options))
         port = _port(server, log)
         pids = [server.pid]
         for number, prefix in enumerate(prefixes):

@@ -10,7 +10,7 @@ from functools import partial
 
 from benchmarks import bodies
 from benchmarks.bench import Bench
-from benchmarks.cluster import Cluster
+from benchmarks.cluster import Cluster, running
 from benchmarks.measuring import Side, Target
 from benchmarks.meter import Meter
 from benchmarks.peer_runs import Asked
@@ -76,6 +76,22 @@ def _traced_bag(cluster: Cluster, directory: str, n: int, meter: Meter) -> None:
         observer.set_trace(directory)
         observer.get_stats()  # answered after the server has told the workers
         submit(cluster.client, partial(bag, n), meter)
+
+
+def w1j(bench: Bench) -> None:
+    n = bench.size(100_000)
+    with (
+        tempfile.TemporaryDirectory(prefix="loom-benchmarks-", dir="/var/tmp") as directory,
+        running(embedded=False, journal=f"{directory}/journal") as recording,
+        bench.loom() as cluster,
+    ):
+        bench.compare(
+            f"bag of {n:,} no-op Python tasks while a journal is written",
+            "tasks/s",
+            Side("with a journal", partial(submit, recording.client, partial(bag, n)), partial(_rate, n), n),
+            Side("without", partial(submit, cluster.client, partial(bag, n)), partial(_rate, n), n),
+            target=Target(0.91, "at least"),
+        )
 
 
 def wscale(bench: Bench) -> None:

@@ -15,6 +15,7 @@ class Workload(NamedTuple):
 WORKLOADS: Final[Mapping[str, Workload]] = {
     "W1": Workload(graphs.w1, "bag of no-op Python tasks"),
     "W1t": Workload(graphs.w1t, "the same while a trace is written"),
+    "W1j": Workload(graphs.w1j, "the same while the server writes a journal"),
     "W1u": Workload(graphs.w1u, "bag of uneven tasks: makespan over ideal"),
     "W2": Workload(graphs.w2, "many const and one merge"),
     "W3": Workload(graphs.w3, "chain of no-op Python tasks"),

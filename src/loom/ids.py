@@ -39,6 +39,11 @@ def before_first_attempt(incarnation: int) -> int:
     return incarnation << _RUN_BITS
 
 
+def incarnation_of(attempt: int) -> int:
+    """That of the server which gave the task out."""
+    return attempt >> _RUN_BITS
+
+
 def run_number(attempt: int) -> int:
     """How often the task was given to a worker by that server, this time included: 1 for the first run."""
     return attempt & ((1 << _RUN_BITS) - 1)

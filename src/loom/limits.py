@@ -25,6 +25,7 @@ CHUNK_TARGET_BYTES: Final = 1 * MIB  # a chunk is closed once it is this large
 MAX_CHUNK_BYTES: Final = 48 * MIB  # one task with a large config may exceed the target, never this
 MAX_LABEL_CHARS: Final = 200
 MAX_SYMBOL_CHARS: Final = 200
+MAX_NAME_CHARS: Final = 200  # of a session or a result
 MAX_INPUTS: Final = 1 << 22  # of one task
 MAX_CONFIG_BYTES: Final = 32 * MIB
 MAX_PATH_BYTES: Final = 4096
@@ -56,10 +57,20 @@ MAX_SESSIONS: Final = 10_000
 MAX_KINDS: Final = 4096  # distinct (symbol, label prefix, request) the server keeps statistics of
 CRASH_LIMIT: Final = 3  # a task that was running on so many workers when they died is not tried again
 LINEAGE_BYTES: Final = 4096 * MIB  # of the specs of finished tasks that the server keeps, to make lost objects again
-SESSION_GRACE_S: Final = 5.0  # how long a session outlives its broken link
+SESSION_GRACE_S: Final = 5.0  # how long a session without a name outlives its broken link
+RESTART_GRACE_S: Final = 30.0  # the same after the server has started again: clients may be slow to find it
+REATTACH_S: Final = 10.0  # how long a server that has started again waits for the workers that it had
+PATIENCE_S: Final = 3600  # how long workers and clients wait for a server with a journal to come back
+INVENTORY_ITEMS: Final = 65_536  # in one message
 MAX_LOCATIONS: Final = 4  # holders named to a worker for one input
+
+# Journal
+JOURNAL_COMPACT_BYTES: Final = 64 * MIB  # below this it is not worth writing anew
+JOURNAL_COMPACT_GROWTH: Final = 4  # it is written anew when it is so many times as large as it was then
+MAX_RECORD_BYTES: Final = 1 << 31  # of one commit
 
 # Client
 CONNECT_TIMEOUT_S: Final = 5.0
+CLOSE_TIMEOUT_S: Final = 5.0  # how long the server may take to acknowledge the end of a session
 RECONNECT_PAUSE_S: Final = 0.1
 RECONNECT_PAUSE_MAX_S: Final = 2.0

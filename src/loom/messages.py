@@ -12,6 +12,7 @@ from msgspec import Meta, Struct
 from loom.limits import (
     MAX_CPUS,
     MAX_LABEL_CHARS,
+    MAX_NAME_CHARS,
     MAX_PRIORITY,
     MAX_RETRIES,
     MAX_SYMBOL_CHARS,
@@ -21,6 +22,8 @@ from loom.resources import Request
 
 Symbol = Annotated[str, Meta(max_length=MAX_SYMBOL_CHARS)]
 Label = Annotated[str, Meta(max_length=MAX_LABEL_CHARS)]
+SessionName = Annotated[str, Meta(max_length=MAX_NAME_CHARS)]
+ResultName = Annotated[str, Meta(min_length=1, max_length=MAX_NAME_CHARS)]
 Count = Annotated[int, Meta(ge=0)]
 Id = Annotated[int, Meta(ge=0)]
 
@@ -98,23 +101,34 @@ class SliceConfig(Struct, array_like=True, frozen=True):
 
 
 class OpenSession(Message, tag=1):
-    """First message of a client. `token` is the session's secret, needed to resume it."""
+    """First message of a client. `token` is the session's secret, needed to resume it.
+
+    `name`: of a session that outlives its client; one that is there already is taken up, where no other client uses
+    it or with `take_over`. `who` says for people which process this is.
+    """
 
     token: bytes
     credit_bytes: Count
+    name: SessionName
+    who: str
+    take_over: bool
 
 
 class ResumeSession(Message, tag=2):
-    """Take an established session up again after its link broke."""
+    """Take an established session up again after its link broke. Commands up to `acked_seq` were acknowledged."""
 
     session: Id
     token: bytes
     credit_bytes: Count
+    acked_seq: Id
 
 
 class SubmitChunk(Message, tag=3):
+    """`names`: numbers of results of this chunk, and under which names the session has them."""
+
     seq: Id
     chunk: PlanChunk
+    names: list[tuple[Id, ResultName]]
 
 
 class Release(Message, tag=4):
@@ -126,6 +140,8 @@ class Release(Message, tag=4):
 
 
 class CloseSession(Message, tag=5):
+    """End the session, and all that is in it."""
+
     seq: Id
 
 
@@ -170,6 +186,19 @@ class CancelResults(Message, tag=11):
     numbers: bytes
 
 
+class LeaveSession(Message, tag=12):
+    """The client goes, its named session stays, with what has a name in it."""
+
+    seq: Id
+
+
+class ListSessions(Message, tag=13):
+    """Answered by Sessions. `end` names a session to end before that; empty: none."""
+
+    seq: Id
+    end: SessionName
+
+
 ClientToServer = (
     OpenSession
     | ResumeSession
@@ -182,6 +211,8 @@ ClientToServer = (
     | RelayFetch
     | SetTrace
     | CancelResults
+    | LeaveSession
+    | ListSessions
 )
 
 
@@ -189,8 +220,18 @@ ClientToServer = (
 
 
 class SessionOpened(Message, tag=32):
+    """`patience_s`: how long it is worth trying to come back when the link breaks.
+
+    For whoever takes up a named session: the commands applied in it, the first number that is free, the results that
+    have names.
+    """
+
     session: Id
     incarnation: Id
+    patience_s: Count
+    applied_seq: Id
+    next_number: Id
+    names: list[tuple[Id, str]]
 
 
 class SessionRefused(Message, tag=33):
@@ -198,7 +239,7 @@ class SessionRefused(Message, tag=33):
 
 
 class Acked(Message, tag=34):
-    """Every command up to `seq` has been applied."""
+    """Every command up to `seq` has been applied, and is in the journal where there is one."""
 
     seq: Id
 
@@ -260,7 +301,42 @@ class RelayedObject(Message, tag=38):
     error: str
 
 
-ServerToClient = SessionOpened | SessionRefused | Acked | ResultsReady | ResultsFailed | Stats | RelayedObject
+class SessionInfo(Message):
+    """`who` uses it now; empty: nobody."""
+
+    session: Id
+    name: str
+    who: str
+    n_tasks: Count
+    n_unfinished: Count
+    names: list[str]
+
+
+class Sessions(Message, tag=39):
+    """The sessions that have names. `ended`: the one that was to be ended was there."""
+
+    seq: Id
+    sessions: list[SessionInfo]
+    ended: bool
+
+
+class JournalStalled(Message, tag=40):
+    """Nothing is acknowledged, for this reason; empty: it is again."""
+
+    reason: str
+
+
+ServerToClient = (
+    SessionOpened
+    | SessionRefused
+    | Acked
+    | ResultsReady
+    | ResultsFailed
+    | Stats
+    | RelayedObject
+    | Sessions
+    | JournalStalled
+)
 
 
 # -- Worker to server -------------------------------------------------------------------------------------------------
@@ -269,8 +345,8 @@ ServerToClient = SessionOpened | SessionRefused | Acked | ResultsReady | Results
 class RegisterWorker(Message, tag=64):
     """`name` is for people (host:pid). `extras`: what there is besides cores, in the units of `Request.extras`.
 
-    `time_left_ms`: until the worker has to leave, 0 where nobody knows. `before`: the incarnation of the server and the
-    worker that this process was on its last link; 0, 0 where there was none.
+    `time_left_ms`: until the worker has to leave, 0 where nobody knows. `before`: the server, its incarnation, and the
+    worker that this process was on its last link; 0, 0, 0 where there was none.
     """
 
     name: str
@@ -281,7 +357,7 @@ class RegisterWorker(Message, tag=64):
     handover: str
     symbols: list[Symbol]
     time_left_ms: Count
-    before: tuple[Id, Id]
+    before: tuple[Id, Id, Id]
 
 
 class FinishedTask(Message):
@@ -378,6 +454,22 @@ class RelayWanted(Message, tag=74):
     objects: bytes
 
 
+class WorkerInventory(Message, tag=76):
+    """What a worker that has come back holds, and the tasks it has, in an order in which inputs come first.
+
+    Q columns: ids of objects, the attempts that made them, sizes, lengths; ids of tasks, attempts. The last one of
+    several says so.
+    """
+
+    objects: bytes
+    object_attempts: bytes
+    sizes: bytes
+    lengths: bytes
+    tasks: bytes
+    task_attempts: bytes
+    last: bool
+
+
 WorkerToServer = (
     RegisterWorker
     | TasksFinished
@@ -391,6 +483,7 @@ WorkerToServer = (
     | WorkerCondition
     | RelayWanted
     | NotTaken
+    | WorkerInventory
 )
 
 
@@ -398,11 +491,18 @@ WorkerToServer = (
 
 
 class WorkerAccepted(Message, tag=96):
-    """`silence_ms`: an end of the link from which nothing has come for so long is taken for dead."""
+    """`silence_ms`: an end of the link from which nothing has come for so long is taken for dead.
+
+    `keeps`: what the worker has from before may still be good, it is to say what that is (WorkerInventory). Else all of
+    it is void. `patience_s`: how long it is worth keeping all when the link breaks.
+    """
 
     worker: Id
+    server: Id
     incarnation: Id
     silence_ms: Count
+    keeps: bool
+    patience_s: Count
 
 
 class TaskKind(Message):
@@ -431,10 +531,12 @@ class RunTask(Message):
 
 
 class ObjectAt(Message):
-    """An input that the worker lacks, with workers that hold it."""
+    """An input that the worker lacks, with workers that hold it, and the attempt that made it."""
 
     object: Id
+    attempt: Id
     size_bytes: Count
+    length: Count
     workers: list[Id]
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -17,6 +19,7 @@ from chaos.ledger import Ledger
 _PATIENCE_S: Final = 15.0  # for what ends by itself, soon
 _PAUSE_S: Final = 0.05
 
+_FAULTS: Final = ("internal error", "turn failed", "WARNING closing the link of", "is missing in the server's journal")
 _RING: Final = "/memfd:loom-results (deleted)"  # of an executor
 
 Descriptors = dict[int, Counter[str]]
@@ -40,6 +43,9 @@ class Findings:
     n_executions: int = 0
     n_repeated: int = 0
     n_accepted: int = 0
+    n_adopted: int = 0  # of these: of workers that came back with them
+    n_server_kills: int = 0
+    repeated: dict[str, int] = field(default_factory=dict)  # after a server's restart, see Ledger
 
     def bad(self) -> dict[str, list[str]]:
         return {name: found for name, found in self.categories().items() if found}
@@ -64,15 +70,19 @@ class Findings:
         if report.error:
             self.trouble.append(f"{name}: {report.error}")
 
-    def add_ledger(self, ledger: Ledger, repeats: bool) -> None:
-        """`repeats`: whether there was a reason to run anything again."""
+    def add_ledger(self, ledger: Ledger, repeats: bool, most_repeated: int | None = None) -> None:
+        """`repeats`: whether there was a reason to run anything again; `most_repeated`: how often at most."""
         self.n_executions = ledger.begun.total()
         self.n_repeated = ledger.n_repeated()
         self.n_accepted = ledger.accepted.total()
+        self.n_adopted = ledger.n_adopted
+        self.repeated = ledger.repeated_after_restarts()
         self.accepted_twice += ledger.accepted_twice()
         self.not_executed += ledger.never_run()
         if self.n_repeated and not repeats:
             self.trouble.append(f"{self.n_repeated} tasks were run again without a reason")
+        elif most_repeated is not None and self.n_repeated > most_repeated:
+            self.trouble.append(f"{self.n_repeated} tasks were run again, {self.repeated}: {most_repeated} at most")
         self.trouble += [f"one attempt run twice: {run}" for run in ledger.run_twice()]
 
 
@@ -165,12 +175,21 @@ def left_after_end(cluster: Cluster) -> list[str]:
     return _until_empty(processes) + _until_empty(files)
 
 
+def journal_damage(cluster: Cluster) -> list[str]:
+    """What `loom journal check` finds; a last record that is not complete is none."""
+    if cluster.setup.journal is None or not cluster.setup.journal.exists():
+        return []
+    command = [str(Path(sys.executable).with_name("loom")), "journal", "check", str(cluster.setup.journal)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    return [f"journal: {done.stdout}{done.stderr}"] if done.returncode else []
+
+
 def logs_with_faults(cluster: Cluster) -> list[str]:
-    """Logs in which a process says that it is at fault, or shows a traceback of its own."""
+    """Logs in which a process says that it or a peer is at fault, or shows a traceback of its own."""
     found = []
     for path in sorted((cluster.directory / "log").iterdir()):
         for line in path.read_text(errors="replace").splitlines():
-            if "internal error" in line or "turn failed" in line or line.startswith("Traceback"):
+            if any(word in line for word in _FAULTS) or line.startswith("Traceback"):
                 found.append(f"{path.name}: {line[:200]}")
                 break
     return found

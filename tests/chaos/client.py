@@ -1,13 +1,15 @@
 """A client process: works through a plan, compares, and reports. `python -m chaos.client SPEC.json`.
 
 It writes a line to standard output at each step (`ready`, `submitted`, `delivered`, `empty`), and reads one from
-standard input before it goes on from `ready`, `delivered` and `empty`; its findings go into the report file.
+standard input before it goes on from `ready`, `delivered` and `empty`; its findings go into the report file. With
+`again` it begins anew after that, with another plan, until its standard input is closed.
 """
 
 from __future__ import annotations
 
 import faulthandler
 import json
+import logging
 import os
 import re
 import sys
@@ -25,7 +27,7 @@ from loom.client import Client, Future, TaskFailed
 from loom.tasktypes.task import Source, Task
 
 _STILL_S = 60.0  # without a new result: longer than any stop, partition or chain of tasks takes
-_EMPTY_S = 30.0  # after the last release, until the server has nothing any more
+_EMPTY_S = 60.0  # after the last release, until the server has nothing any more, of dead clients either
 
 
 @dataclass
@@ -46,6 +48,10 @@ class Spec:
     cancel_share: float = 0.0  # of the futures, at some moment
     release_share: float = 0.0  # likewise, whether they are finished or not
     largest_bytes: int = 20_000_000
+    session: str = ""  # its name; then all results but a few have a name, too, that of their task
+    taken_up: bool = False  # the plan was submitted by another client with the same seed and `prefix`
+    prefix: str = ""  # of the names of tasks, `name` where it is empty
+    again: bool = False
 
 
 @dataclass
@@ -80,10 +86,11 @@ class Work:
         self._report = report
         self._rng = Random(spec.seed)
         self.open: dict[Future, Made] = {}
+        self.over = False
 
     def submit(self) -> None:
         spec = self._spec
-        maker = Maker(self._rng, spec.name, Path(spec.directory), spec.largest_bytes)
+        maker = Maker(self._rng, spec.prefix or spec.name, Path(spec.directory), spec.largest_bytes)
         maker.retries = spec.retries
         given: list[Made] = []
         for number in range(spec.n_rounds):
@@ -96,6 +103,9 @@ class Work:
             assert len(tasks) == len(made)
             if spec.retries:
                 allow_retries(tasks, spec.retries)
+            if spec.session:
+                self._submit_named(tasks, made)
+                continue
             futures = self._client.submit(tasks)
             self.open.update(zip(futures, made, strict=True))
             given = [
@@ -104,6 +114,29 @@ class Work:
                 if not one.fails and not future.is_dynamic and isinstance(one.value, bytes)
             ]
         self._report.n_tasks = maker.n_tasks
+
+    def _submit_named(self, tasks: list[Task], made: list[Made]) -> None:
+        """Whoever takes the session up has the names. What has none is nobody's then."""
+        names = [f"result {number}" if number % 10 else None for number in range(len(made))]
+        if not self._spec.taken_up:
+            futures = self._client.submit(tasks, names=names)
+            self.open.update(zip(futures, made, strict=True))
+            return
+        there = [name for name in names if name is not None]
+        if sorted(there) != self._client.future_names():
+            raise AssertionError(f"there are {self._client.future_names()}, and not {sorted(there)}")
+        for name, one in zip(names, made, strict=True):
+            if name is not None:
+                self.open[self._client.future(name)] = one
+
+    def look(self) -> None:
+        """At results, for ever, without releasing one: another client is to find them."""
+        while True:
+            future = self._rng.choice(list(self.open))
+            if self.open[future].fails or not future.finished():
+                bodies.pause(0.02)
+            elif (value := future.fetch()) != self.open[future].value:
+                self._report.wrong.append(f"{self.open[future].name}: {value!r:.80}")
 
     def change_mind(self) -> None:
         """After a while cancel some futures and release others: all others give what they would have given."""
@@ -196,9 +229,23 @@ def check_empty(client: Client) -> list[str]:
 
 
 def main(spec: Spec) -> None:
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO)
+    client = Client(spec.host, spec.port, session=spec.session or None)
+    while True:
+        work_through(client, spec)
+        if not spec.again:
+            break
+        spec.seed += 1
+        spec.prefix = f"{spec.name}-{spec.seed}"
+    if spec.session:
+        client.end_session()
+    client.close()
+
+
+def work_through(client: Client, spec: Spec) -> None:
+    """One plan."""
     report = Report()
     path = Path(spec.directory) / f"{spec.name}.report"
-    client = Client(spec.host, spec.port)
     work = Work(client, spec, report)
     say("ready")
     await_word()
@@ -206,7 +253,11 @@ def main(spec: Spec) -> None:
     began = time.monotonic()
     try:
         work.submit()
+        if spec.session:
+            client.get_stats()  # is answered after what was said before, so that is on disk
         say("submitted")
+        if spec.session and not spec.taken_up:
+            work.look()
         work.change_mind()
         work.collect()
         report.seconds = time.monotonic() - began
@@ -219,22 +270,25 @@ def main(spec: Spec) -> None:
     if not report.error:
         report.left = check_empty(client)
         path.write_bytes(msgspec.json.encode(report))
+    work.over = True
     say("empty")
     await_word()
-    client.close()
 
 
 def _watch(work: Work, report: Report, path: Path) -> None:
     """Tell how far it is, and give up when nothing has come for a while."""
     n_before, changed_at = (0, 0), time.monotonic()
-    while True:
+    while not work.over:
         n_finished = sum(future.finished() for future in list(work.open))
         say(f"progress {report.n_results + n_finished} {len(work.open) - n_finished}")
         if (n_now := (report.n_results, n_finished)) != n_before or not work.open:
             n_before, changed_at = n_now, time.monotonic()
         elif time.monotonic() - changed_at > _STILL_S:
-            break
+            _give_up(work, report, path)
         bodies.pause(0.2)
+
+
+def _give_up(work: Work, report: Report, path: Path) -> None:
     report.lost = [f"{made.name or made.source}: {future!r}" for future, made in list(work.open.items())]
     report.error = f"no result has come for {_STILL_S:g} s"
     path.write_bytes(msgspec.json.encode(report))

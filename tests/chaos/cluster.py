@@ -23,10 +23,10 @@ import psutil
 from chaos import ledger
 from chaos.client import Report, Spec
 from chaos.network import Network
+from loom.failpoints import VARIABLE as FAILPOINTS
 from proxy import Proxy
 
 _TESTS: Final = Path(__file__).resolve().parent.parent
-_SCRIPTS: Final = Path(sys.executable).parent
 _MARK: Final = "LOOM_CHAOS_RUN"
 _START_S: Final = 40.0
 _PAUSE_S: Final = 0.02
@@ -51,6 +51,7 @@ class Setup:
     client_proxied: bool = False  # the client does
     wdir: Path | None = None  # where the workers' directories are; below the run's directory unless given
     spill: Path | None = None
+    journal: Path | None = None  # the server's; without it a server that dies takes everything with it
 
 
 @dataclass(eq=False)
@@ -116,17 +117,41 @@ class Cluster:
         }
         self.host = self.network.add("server") if self.network else "127.0.0.1"
         self.port = 0
+        self.n_server_kills = 0
+        self._n_servers = 0
 
     # -- Starting -----------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        options = ["--host", self.host, "--insecure"] if self.network else []
-        command = [sys.executable, "-m", "chaos.server", "-p", "0", *options, *self.setup.server_options]
-        self.server = self._run("server", command, "server")
-        self.port = int(self._await_line(self.server, r"listening on \S+:(\d+)")[1])
+        self.start_server()
+        self.await_server()
         for _ in range(self.setup.n_workers):
             self.add_worker()
         self.await_workers()
+
+    def start_server(self, failpoints: str = "") -> None:
+        """The first time on any port, later on the same; `failpoints`: where it is to be killed."""
+        self._n_servers += 1
+        options = ["--host", self.host, "--insecure"] if self.network else []
+        if self.setup.journal is not None:
+            options += ["--journal", str(self.setup.journal)]
+        command = [sys.executable, "-m", "chaos.server", "-p", str(self.port), *options, *self.setup.server_options]
+        name = "server" if self._n_servers == 1 else f"server{self._n_servers}"
+        self.server = self._run(name, command, "server", {FAILPOINTS: failpoints} if failpoints else {})
+
+    def await_server(self) -> None:
+        self.port = int(self._await_line(self.server, r"listening on \S+:(\d+)")[1])
+
+    def kill_server(self) -> None:
+        self.n_server_kills += 1
+        self.strike(f"kill -9 {self.server.name}")
+        self.server.popen.kill()
+        self.server.popen.wait()
+
+    def restart_server(self) -> None:
+        self.start_server()
+        self.say(f"{self.server.name} is started")
+        self.await_server()
 
     def add_worker(self) -> Process:
         self._n_workers += 1
@@ -139,7 +164,7 @@ class Cluster:
             given += ["--spill-dir", str(self.setup.spill)]
         proxy = Proxy((self.host, self.port)) if self.setup.proxied else None
         port = self.port if proxy is None else proxy.port
-        worker = self._run(name, [str(_SCRIPTS / "loom-worker"), *given, self.host, str(port)], node)
+        worker = self._run(name, [sys.executable, "-m", "chaos.worker", *given, self.host, str(port)], node)
         worker.proxy = proxy
         self.workers.append(worker)
         return worker
@@ -161,7 +186,7 @@ class Cluster:
         self.clients.append(client)
         return client
 
-    def _run(self, name: str, command: Sequence[str], node: str) -> Process:
+    def _run(self, name: str, command: Sequence[str], node: str, environment: dict[str, str] | None = None) -> Process:
         log = self.directory / "log" / f"{name}.log"
         inside = self.network.enter(node) if self.network else []
         with log.open("wb") as stream:
@@ -170,7 +195,7 @@ class Cluster:
                 stdin=subprocess.DEVNULL,
                 stdout=stream,
                 stderr=stream,
-                env=self._environment,
+                env={**self._environment, **(environment or {})},
                 cwd=self.directory / "tmp",
             )
         return Process(name, popen, log, node)
@@ -229,6 +254,17 @@ class Cluster:
                         found.append(process)
                 except psutil.Error:
                     continue
+        return found
+
+    def compactors(self) -> list[psutil.Process]:
+        """The processes that write the server's journal anew at this moment."""
+        found = []
+        for process in self.server.tree()[1:]:
+            try:
+                if "loom.journal.compact" in process.cmdline():
+                    found.append(process)
+            except psutil.Error:
+                continue
         return found
 
     def note_pids(self) -> None:
@@ -293,7 +329,7 @@ def worker_process(worker: Process) -> int:
             words = process.cmdline()
         except psutil.Error:
             continue
-        if any(word.endswith(("loom-worker", "loom.cli.worker")) for word in words):
+        if any(word == "chaos.worker" for word in words):
             return int(process.pid)
     return worker.popen.pid
 
@@ -316,9 +352,11 @@ class ClientProcess(Process):
                 cwd=cluster.directory / "tmp",
             )
         super().__init__(spec.name, popen, log, node)
+        self.n_plans = 0  # that it is through with
 
     def said(self, word: str) -> bool:
-        return word in self._said.read_text().split("\n")
+        """In the present one of its plans."""
+        return self._said.read_text().split("\n").count(word) > self.n_plans
 
     def progress(self) -> float:
         """Share of the results that are there; 0 until all is submitted."""

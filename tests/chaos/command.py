@@ -10,6 +10,7 @@ from pathlib import Path
 from chaos import record
 from chaos.faults import FAULTS
 from chaos.runner import Outcome, run_seed
+from chaos.soak import soak
 
 _SHOWN = 12  # lines of what was found in one category
 
@@ -28,6 +29,9 @@ def main(arguments: list[str]) -> int:
     if given.only and (missing := FAULTS[given.only]().missing()):
         print(f"{given.only} cannot be injected here: it {missing}")
         return 1
+    if given.soak is not None:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+        return soak(given.seed, given.soak, _say)
     for name, fault in FAULTS.items():
         if not given.only and (missing := fault().missing()):
             print(f"not chosen: {name} {missing}")
@@ -90,6 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     which.add_argument("--seed", type=int, default=1, metavar="N", help="one run  [1]")
     which.add_argument("--seeds", type=_range, metavar="A-B", help="so many runs")
     parser.add_argument("--only", choices=list(FAULTS), metavar="FAULT", help="this fault, whatever the seed says")
+    parser.add_argument("--soak", type=float, metavar="MINUTES", help="everything at random for so long, from one seed")
     parser.add_argument("--scale", type=float, default=1.0, metavar="X", help="multiply the work of each run  [1]")
     parser.add_argument("--json", type=Path, metavar="FILE", help="append a line for each run")
     parser.add_argument("--table", type=Path, metavar="FILE", help="sum up such a file by fault, and do nothing else")

@@ -14,7 +14,7 @@ from typing import Final
 from chaos import checker
 from chaos.checker import Findings
 from chaos.client import Spec
-from chaos.cluster import ClientProcess, Cluster, Setup, Trouble
+from chaos.cluster import Cluster, Setup, Trouble
 from chaos.faults import FAULTS
 from chaos.faults.fault import Fault, Run
 from chaos.ledger import Ledger
@@ -22,8 +22,8 @@ from chaos.ledger import Ledger
 _READY_S: Final = 30.0
 _WARM_S: Final = 40.0
 _DELIVERED_S: Final = 400.0  # a client gives up by itself as soon as nothing moves
-_EMPTY_S: Final = 60.0
-_PAUSE_S: Final = 0.05
+_EMPTY_S: Final = 90.0
+_JOURNAL_SHARE: Final = 0.4  # of the runs of which the fault does not need one
 
 
 @dataclass
@@ -61,7 +61,7 @@ def run_seed(
     findings = Findings()
     fault.before(directory)
     try:
-        _run(fault, rng, scale, directory, findings, tell)
+        _run(fault, seed, rng, scale, directory, findings, tell)
     except Trouble as trouble:
         findings.trouble.append(str(trouble))
     finally:
@@ -72,14 +72,25 @@ def run_seed(
 
 
 def _run(
-    fault: Fault, rng: Random, scale: float, directory: Path, findings: Findings, tell: Callable[[str], None]
+    fault: Fault,
+    seed: int,
+    rng: Random,
+    scale: float,
+    directory: Path,
+    findings: Findings,
+    tell: Callable[[str], None],
 ) -> None:
     setup = Setup(cpus=rng.choice((1, 1, 2)))
+    if fault.needs_journal or Random(f"{seed} journal").random() < _JOURNAL_SHARE:
+        setup.journal = directory / "journal" / "journal"
+        setup.journal.parent.mkdir()
     spec = Spec("", 0, rng.randrange(1 << 30), "client", str(directory / "remember"))
     fault.prepare(setup, spec, rng, directory)
+    tell(f"with{'' if setup.journal else 'out'} a journal")
     spec.cost_s *= scale
     spec.n_small = round(spec.n_small * scale)
     cluster = Cluster(directory, setup, tell)
+    run: Run | None = None
     try:
         cluster.start()
         spec.host, spec.port = cluster.host, cluster.port
@@ -89,11 +100,12 @@ def _run(
         before = checker.descriptors(cluster)
         tell("begins")
         client.go_on()
-        run = Run(cluster, client, rng, _waiter(client))
+        run = Run(cluster, client, rng)
         fault.act(run)
         tell("no more faults")
         fault.heal(run)
         cluster.await_workers()
+        client = run.client
         client.await_said("delivered", _DELIVERED_S)
         tell("delivered")
         for other in cluster.clients:
@@ -109,14 +121,16 @@ def _run(
         tell("the end")
         findings.trouble += cluster.stop()
         findings.left_over += checker.left_after_end(cluster)
+        findings.trouble += fault.trouble(run)
     finally:
         cluster.destroy()
         findings.n_strikes = cluster.n_strikes
-        for one in cluster.clients:
-            if one.name == "client":
-                findings.add_report(one.name, one.report())
-        findings.add_ledger(Ledger.read(cluster.ledger), fault.repeats)
-        findings.trouble += checker.logs_with_faults(cluster)
+        findings.n_server_kills = cluster.n_server_kills
+        if run is not None:
+            findings.add_report(run.client.name, run.client.report())
+        most = fault.most_repeated * cluster.n_server_kills if fault.most_repeated is not None else None
+        findings.add_ledger(Ledger.read(cluster.ledger), fault.repeats, most)
+        findings.trouble += checker.logs_with_faults(cluster) + checker.journal_damage(cluster)
 
 
 def _warm_up(cluster: Cluster, spec: Spec) -> None:
@@ -128,15 +142,3 @@ def _warm_up(cluster: Cluster, spec: Spec) -> None:
     report = warm.report()
     if warm.popen.wait(_READY_S) or report.wrong or report.lost:
         raise Trouble(f"without any fault: {report.error or (report.wrong + report.lost)[0]}")
-
-
-def _waiter(client: ClientProcess) -> Callable[[float], bool]:
-    def goes_on(seconds: float) -> bool:
-        deadline = time.monotonic() + seconds
-        while client.alive and not client.said("delivered"):
-            if time.monotonic() >= deadline:
-                return True
-            time.sleep(_PAUSE_S)
-        return False
-
-    return goes_on

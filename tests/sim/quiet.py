@@ -45,7 +45,7 @@ class QuietWorld(World):
         self._parted = {}
         self._runs = {}
         self._faults = None
-        self.server = SimServer(self)
+        self.server = SimServer(self, None)
         self.ledger = Ledger(self.server.core)
         for speed in speeds:
             self.join(speed, cpus)
@@ -80,7 +80,7 @@ class Bag:
         self._seq = 0
         for chunk in encode_plan(tasks, 0, lambda _: 0):
             self._seq += 1
-            self._end.send([SubmitChunk(self._seq, chunk)])
+            self._end.send([SubmitChunk(self._seq, chunk, [])])
 
     def on_messages(self, end: End, messages: list[Message]) -> None:
         for message in messages:

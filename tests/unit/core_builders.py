@@ -157,12 +157,12 @@ class Bench:
 
     def client(self, link: int, credit_bytes: int = 1000) -> Said:
         self._seqs[link] = 0
-        return self.step(LinkUp(link, "client"), Received(link, [OpenSession(b"token", credit_bytes)]))
+        return self.step(LinkUp(link, "client"), Received(link, [OpenSession(b"token", credit_bytes, "", "", False)]))
 
     def worker(
         self, link: int, cpus: int = 1, extras: Sequence[tuple[str, int]] = (), symbols: Sequence[str] = ("t/work",)
     ) -> Said:
-        register = RegisterWorker(f"w{link}", cpus, list(extras), "host", link, "", list(symbols), 0, (0, 0))
+        register = RegisterWorker(f"w{link}", cpus, list(extras), "host", link, "", list(symbols), 0, (0, 0, 0))
         return self.step(LinkUp(link, "worker"), Received(link, [register]))
 
     def seq(self, link: int) -> int:
@@ -170,7 +170,7 @@ class Bench:
         return self._seqs[link]
 
     def submit(self, link: int, rows: Sequence[Row], first: int = 0, **kwargs: object) -> Said:
-        return self.say(link, SubmitChunk(self.seq(link), chunk_of(rows, first, **kwargs)))  # type: ignore[arg-type]
+        return self.say(link, SubmitChunk(self.seq(link), chunk_of(rows, first, **kwargs), []))  # type: ignore[arg-type]
 
     def release(self, link: int, *given_up: int) -> Said:
         return self.say(link, Release(self.seq(link), numbers(*given_up), 0))

@@ -153,10 +153,10 @@ def test_empty_list() -> None:
 
 
 def test_decoded_values_outlive_the_buffer() -> None:
-    frame = encode([OpenSession(b"secret", 1)])
+    frame = encode([OpenSession(b"secret", 1, "", "", False)])
     (message,) = Decoder(ClientToServer).decode(memoryview(frame)[HEADER_BYTES:])
     frame[:] = bytes(len(frame))
-    assert message == OpenSession(b"secret", 1)
+    assert message == OpenSession(b"secret", 1, "", "", False)
 
 
 def test_list_above_the_limit_is_cut_into_frames() -> None:

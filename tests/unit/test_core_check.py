@@ -6,6 +6,7 @@ from random import Random
 import msgspec
 import pytest
 from core_builders import Bench, Row, chunk_of, finished, numbers
+from worker_builders import accepted
 
 from loom.core import states
 from loom.core.check import check_client, check_server, check_worker
@@ -40,7 +41,7 @@ from loom.messages import (
 from loom.resources import Request
 
 CLIENT, OTHER, W1, W2 = 1, 2, 11, 12
-REGISTER = RegisterWorker("w", 2, [], "h", 1, "", ["t/work"], 0, (0, 0))
+REGISTER = RegisterWorker("w", 2, [], "h", 1, "", ["t/work"], 0, (0, 0, 0))
 
 
 def busy_server() -> ServerCore:
@@ -110,6 +111,7 @@ def test_a_spoilt_server_is_noticed(spoil: Callable[[ServerCore], None]) -> None
 def test_a_spoilt_worker_is_noticed() -> None:
     def busy() -> WorkerCore:
         core = WorkerCore(1, {"t/work": "program"})
+        core.step([WorkerHears([accepted(1)])], 0.0)
         tasks = [RunTask(n, 1, 0, 0, 0, 1, b"", [n - 1] if n > 1 else []) for n in (1, 2)]
         core.step([WorkerHears([RunTasks([TaskKind(0, "t/work", "", Request(1))], [], [], tasks)])], 0.0)
         check_worker(core)
@@ -136,7 +138,7 @@ def test_a_spoilt_worker_is_noticed() -> None:
 def test_a_spoilt_client_is_noticed() -> None:
     core = ClientCore(b"")
     core.step([Connected()], 0.0)
-    core.step([FromServer([SessionOpened(1, 1), ResultsReady([], [])])], 0.0)
+    core.step([FromServer([SessionOpened(1, 1, 5, 0, 0, []), ResultsReady([], [])])], 0.0)
     check_client(core)
     core.holders[3] = 9
     with pytest.raises(AssertionError, match="address"):
@@ -179,11 +181,11 @@ def random_message(rng: Random, union: object, known: list[Message]) -> Message:
             fields.append(bytes(rng.choice((0, 0, 1, 2)) for _ in range(size)))
         elif field.name == "chunk":
             fields.append(spoilt_chunk(rng, SERVER_MADE if kind is TaskRedirected else 0))
-        elif field.type is str or field.name in ("error", "host", "name", "handover"):
+        elif field.type is str or field.name in ("error", "host", "name", "handover", "end"):
             fields.append("")
         elif field.type is bool:
             fields.append(rng.random() < 0.5)
-        elif field.name in ("tasks", "symbols"):
+        elif field.name in ("tasks", "symbols", "names"):
             fields.append([])
         else:
             fields.append(rng.choice((1, 1, 2, 3, 1 << 40, 1 << 40 | 1)))
@@ -213,7 +215,7 @@ class Crowd:
         self.role = ""
         self.known: list[Message] = []
         self.numbered = self.seq = 0
-        self.step(LinkUp(OTHER, "client"), Received(OTHER, [OpenSession(b"good", 0)]))
+        self.step(LinkUp(OTHER, "client"), Received(OTHER, [OpenSession(b"good", 0, "", "", False)]))
         self.step(LinkUp(W2, "worker"), Received(W2, [REGISTER]))
 
     def step(self, *events: ServerEvent) -> None:
@@ -239,14 +241,14 @@ class Crowd:
         if self.link not in self.core.peers:  # cut: it comes again
             self.link += 1
             self.role = rng.choice(("client", "worker"))
-            hello = OpenSession(b"x", 0) if self.role == "client" else REGISTER
+            hello = OpenSession(b"x", 0, "", "", False) if self.role == "client" else REGISTER
             self.step(LinkUp(self.link, self.role), Received(self.link, [hello]))
             self.known, self.numbered, self.seq = [], 0, 0
         if rng.random() < 0.5 and self.role == "client":
             self.seq += 1
             chunk = spoilt_chunk(rng, self.numbered)
             self.numbered += len(chunk.flags)
-            self.step(Received(self.link, [SubmitChunk(self.seq, chunk)]))
+            self.step(Received(self.link, [SubmitChunk(self.seq, chunk, [])]))
         elif self.role == "client":
             self.step(Received(self.link, [random_message(rng, ClientToServer, self.known)]))
         else:
@@ -260,7 +262,7 @@ def test_whatever_a_peer_says_the_others_go_on(seed: int) -> None:
         crowd.disturb()
     crowd.step(LinkDown(crowd.link))
     crowd.now += 100
-    crowd.step(Received(OTHER, [SubmitChunk(1, chunk_of([Row(result=True)]))]))
+    crowd.step(Received(OTHER, [SubmitChunk(1, chunk_of([Row(result=True)]), [])]))
     session = crowd.core.graph.sessions[1]
     for _ in range(5):
         crowd.step()

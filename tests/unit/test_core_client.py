@@ -10,6 +10,7 @@ from core_builders import Row, chunk_of, listed
 from loom.core.check import check_client
 from loom.core.client import ClientCore
 from loom.core.client_events import (
+    AskSessions,
     AskStats,
     CancelFutures,
     ClientEffect,
@@ -25,10 +26,15 @@ from loom.core.client_events import (
     FetchFailed,
     FetchResults,
     FromServer,
+    Leave,
+    LinkAway,
+    LinkBack,
     Opened,
     Ready,
     RelayPiece,
     ReleaseResults,
+    SessionsCame,
+    Stalled,
     StatsCame,
     Submit,
     Tick,
@@ -36,13 +42,16 @@ from loom.core.client_events import (
     Undeliverable,
 )
 from loom.errors import ProtocolError
-from loom.limits import RECONNECT_PAUSE_MAX_S, SESSION_GRACE_S
+from loom.limits import RECONNECT_PAUSE_MAX_S
 from loom.messages import (
     Acked,
     CancelResults,
     CloseSession,
     FailedResult,
     GetStats,
+    JournalStalled,
+    LeaveSession,
+    ListSessions,
     LocateResult,
     Message,
     OpenSession,
@@ -54,8 +63,10 @@ from loom.messages import (
     ResultsFailed,
     ResultsReady,
     ResumeSession,
+    SessionInfo,
     SessionOpened,
     SessionRefused,
+    Sessions,
     Stats,
     StopWorker,
     SubmitChunk,
@@ -66,6 +77,7 @@ E = TypeVar("E")
 M = TypeVar("M", bound=Message)
 
 CREDIT = 1000
+PATIENCE_S = 5
 PEER = PeerAddress(7, "w7", "h", 7, "")
 OTHER_PEER = PeerAddress(8, "w8", "h", 8, "")
 
@@ -73,8 +85,8 @@ OTHER_PEER = PeerAddress(8, "w8", "h", 8, "")
 class Bench:
     """A client core; every step is checked, and its effects are kept until asked for."""
 
-    def __init__(self) -> None:
-        self.core = ClientCore(b"secret", CREDIT)
+    def __init__(self, name: str = "") -> None:
+        self.core = ClientCore(b"secret", CREDIT, name, "me" if name else "")
         self.now = 10.0
         self.effects: list[ClientEffect] = []
 
@@ -111,8 +123,21 @@ class Bench:
 def bench() -> Bench:
     bench = Bench()
     bench.step(Connected())
-    bench.hear(SessionOpened(5, 1))
+    bench.hear(opened())
     return bench
+
+
+@pytest.fixture
+def named() -> Bench:
+    """Of a session in which 40 commands were applied before."""
+    bench = Bench("night")
+    bench.step(Connected())
+    bench.hear(opened(40, 100, [(7, "model")]))
+    return bench
+
+
+def opened(applied_seq: int = 0, next_number: int = 0, names: list[tuple[int, str]] | None = None) -> SessionOpened:
+    return SessionOpened(5, 1, PATIENCE_S, applied_seq, next_number, names or [])
 
 
 def ready(number: int, packed: bytes | None = None, peer: PeerAddress = PEER) -> ResultsReady:
@@ -124,8 +149,8 @@ def ready(number: int, packed: bytes | None = None, peer: PeerAddress = PEER) ->
 
 def test_a_session_is_opened_and_early_commands_follow() -> None:
     bench = Bench()
-    assert bench.step(Connected(), Submit(chunk_of([Row()]))).said() == [OpenSession(b"secret", CREDIT)]
-    bench.hear(SessionOpened(5, 1))
+    assert bench.step(Connected(), Submit(chunk_of([Row()]))).said() == [OpenSession(b"secret", CREDIT, "", "", False)]
+    bench.hear(opened())
     assert bench.one(Opened).session == 5
     assert bench.told(SubmitChunk).seq == 1
 
@@ -136,9 +161,9 @@ def test_what_is_not_acknowledged_is_said_again_after_a_reconnect(bench: Bench) 
     bench.hear(Acked(1))
     bench.step(Disconnected("broken"))
     assert bench.step(ReleaseResults([0])).said() == []
-    assert bench.step(Connected()).said() == [ResumeSession(5, b"secret", CREDIT)]
+    assert bench.step(Connected()).said() == [ResumeSession(5, b"secret", CREDIT, 1)]
     assert bench.step(Submit(chunk_of([Row()], first=2))).said() == []  # nothing before the session is open again
-    bench.hear(SessionOpened(5, 1))
+    bench.hear(opened())
     assert [m.seq for m in bench.said()] == [2, 3, 4]  # type: ignore[attr-defined]
     bench.hear(Acked(4))
     assert not bench.core.unacked
@@ -150,7 +175,7 @@ def test_credit_is_granted_again_with_a_release_and_counted_once(bench: Bench) -
     bench.step(Disconnected("broken"))
     bench.step(ReleaseResults([1]))
     assert bench.step(Connected()).told(ResumeSession).credit_bytes == CREDIT
-    bench.hear(SessionOpened(5, 1))
+    bench.hear(opened())
     assert [m.credit_bytes for m in bench.said() if isinstance(m, Release)] == [0, 0]
 
 
@@ -197,11 +222,11 @@ def test_a_result_that_came_unseen_before_its_cancel_is_void_too(bench: Bench) -
 def test_a_cancel_is_said_again_after_a_reconnect(bench: Bench) -> None:
     bench.step(CancelFutures([0]))
     bench.reconnect()
-    assert bench.hear(SessionOpened(5, 1)).told(CancelResults).seq == 1
+    assert bench.hear(opened()).told(CancelResults).seq == 1
     bench.hear(ready(0), Acked(1))
     assert [effect.results for effect in bench.all(Ready)] == [[]]
     bench.reconnect()
-    assert bench.hear(SessionOpened(5, 1)).said() == []
+    assert bench.hear(opened()).said() == []
 
 
 def test_a_release_outlives_the_acknowledgement_of_a_cancel(bench: Bench) -> None:
@@ -215,7 +240,7 @@ def test_a_release_outlives_the_acknowledgement_of_a_cancel(bench: Bench) -> Non
 def test_statistics_are_answered_once_even_if_said_twice(bench: Bench) -> None:
     bench.step(AskStats())
     bench.reconnect()
-    assert bench.hear(SessionOpened(5, 1)).told(GetStats).seq == 1
+    assert bench.hear(opened()).told(GetStats).seq == 1
     assert bench.hear(Stats(1, {"n": 1})).one(StatsCame).values == {"n": 1}
     assert bench.hear(Stats(1, {"n": 2})).effects == []
 
@@ -223,9 +248,9 @@ def test_statistics_are_answered_once_even_if_said_twice(bench: Bench) -> None:
 def test_an_answer_lost_with_its_link_is_asked_for_again(bench: Bench) -> None:
     bench.step(AskStats())
     bench.reconnect()
-    bench.hear(SessionOpened(5, 1), Acked(1))  # the server knew the question; its answer gets lost once more
+    bench.hear(opened(), Acked(1))  # the server knew the question; its answer gets lost once more
     bench.reconnect()
-    assert bench.hear(SessionOpened(5, 1)).told(GetStats).seq == 2
+    assert bench.hear(opened()).told(GetStats).seq == 2
     assert bench.hear(Stats(2, {"n": 2})).one(StatsCame).values == {"n": 2}
 
 
@@ -244,8 +269,8 @@ def test_reconnecting_backs_off_and_ends(bench: Bench) -> None:
         bench.now += pauses[-1]
     assert pauses[:3] == [0.1, 0.2, 0.4]
     assert max(pauses) <= RECONNECT_PAUSE_MAX_S
-    assert sum(pauses) > SESSION_GRACE_S
-    assert "did not come back: refused" in bench.one(Closed).reason
+    assert sum(pauses) > PATIENCE_S
+    assert "did not come back within 5 s: refused" in bench.one(Closed).reason
     assert bench.step(Submit(chunk_of([Row()]))).effects == []
 
 
@@ -266,6 +291,129 @@ def test_closing_without_a_link_ends_at_once(bench: Bench) -> None:
 
 def test_time_alone_changes_nothing(bench: Bench) -> None:
     assert bench.step(Tick(), after_s=100).effects == []
+
+
+def test_the_server_says_how_long_to_try(bench: Bench) -> None:
+    bench.hear(SessionOpened(5, 1, 3600, 0, 0, []))
+    for _ in range(1000):
+        bench.step(Disconnected("refused"), after_s=3.5)
+        assert bench.one(Connect)
+    assert "within 3600 s: refused" in bench.step(Disconnected("refused"), after_s=104).one(Closed).reason
+
+
+def test_an_absence_of_more_than_a_moment_is_told_once_and_its_end_too(bench: Bench) -> None:
+    assert not bench.step(Disconnected("broken")).all(LinkAway)
+    assert not bench.step(Tick(), after_s=0.5).all(LinkAway)
+    assert bench.step(Tick(), after_s=0.5).one(LinkAway) == LinkAway("broken", PATIENCE_S)
+    assert not bench.step(Disconnected("refused"), after_s=0.5).all(LinkAway)
+    assert not bench.step(Connected()).all(LinkBack)
+    assert bench.hear(opened()).one(LinkBack) == LinkBack(1.5)
+    bench.step(Disconnected("broken again"), after_s=1)
+    bench.step(Connected())
+    assert not bench.hear(opened()).all(LinkBack)
+    assert bench.step(Tick(), after_s=2).effects == []
+
+
+def test_a_server_says_what_was_acknowledged_before(bench: Bench) -> None:
+    bench.step(ReleaseResults([0]), ReleaseResults([1]), ReleaseResults([2]))
+    bench.hear(Acked(2))
+    bench.step(Disconnected("broken"))
+    assert bench.step(Connected()).told(ResumeSession).acked_seq == 2
+    bench.hear(opened(), Acked(3))
+    bench.step(Disconnected("broken"))
+    assert bench.step(Connected()).told(ResumeSession).acked_seq == 3
+
+
+def test_a_journal_that_cannot_be_written_is_told_once(bench: Bench) -> None:
+    assert bench.hear(JournalStalled("No space")).one(Stalled) == Stalled("No space")
+    assert bench.hear(JournalStalled("still no space")).effects == []
+    assert bench.hear(JournalStalled("")).one(Stalled) == Stalled("")
+    assert bench.hear(JournalStalled("")).effects == []
+    bench.hear(JournalStalled("No space"))
+    bench.reconnect()
+    assert bench.hear(opened()).one(Stalled) == Stalled("")
+
+
+# -- Named sessions ---------------------------------------------------------------------------------------------------
+
+
+def test_a_named_session_says_who_opens_it() -> None:
+    core = ClientCore(b"secret", CREDIT, "night", "me", take_over=True)
+    assert core.step([Connected()], 0.0) == [ToServer([OpenSession(b"secret", CREDIT, "night", "me", True)])]
+
+
+def test_commands_go_on_where_the_session_is(named: Bench) -> None:
+    assert named.one(Opened) == Opened(5, 100, [(7, "model")])
+    submit = named.step(Submit(chunk_of([Row(result=True)], first=100), [(100, "x")])).told(SubmitChunk)
+    assert (submit.seq, submit.names) == (41, [(100, "x")])
+    named.step(Disconnected("broken"))
+    assert named.step(Connected()).told(ResumeSession).acked_seq == 40
+
+
+def test_commands_from_before_the_session_was_open_follow_those_that_were_applied() -> None:
+    bench = Bench("night")
+    bench.step(Connected(), ReleaseResults([7]), AskStats(), AskSessions(1))
+    bench.step(Leave())
+    bench.hear(opened(40, 100, [(7, "model")]))
+    assert [m.seq for m in bench.said()] == [41, 42, 43, 44]  # type: ignore[attr-defined]
+    assert bench.hear(ready(7, b"x")).one(Ready).results == []
+    assert bench.hear(Stats(42, {"n": 1}), Acked(43)).one(StatsCame)
+    assert not bench.core.void
+    assert bench.hear(Acked(44)).one(Closed).reason == ""
+
+
+def test_leaving_is_over_when_it_is_acknowledged(named: Bench) -> None:
+    said = named.step(ReleaseResults([7]), Leave()).said()
+    assert [type(m) for m in said] == [Release, LeaveSession]
+    assert not named.hear(Acked(41)).all(Closed)
+    assert named.hear(Acked(42)).one(Closed).reason == ""
+
+
+@pytest.mark.parametrize(("event", "message"), [(Leave(), LeaveSession(41)), (Close(False), CloseSession(41))])
+def test_the_end_of_a_named_session_survives_a_lost_link(named: Bench, event: ClientEvent, message: Message) -> None:
+    named.step(Disconnected("broken"))
+    assert not named.step(event).all(Closed)
+    assert named.step(Disconnected("refused")).one(Connect)
+    named.step(Connected())
+    assert named.hear(opened()).said() == [message]
+    assert named.step(Disconnected("broken")).one(Connect)
+    named.step(Connected())
+    assert named.hear(opened(), Acked(41)).one(Closed).reason == ""
+
+
+def test_a_named_session_whose_end_was_not_heard_is_over(named: Bench) -> None:
+    named.step(Close(False))
+    named.reconnect()
+    assert named.hear(SessionRefused("it is over")).one(Closed).reason == ""
+
+
+def test_a_session_that_another_client_has_taken_over_is_over(named: Bench) -> None:
+    named.step(Leave())
+    named.reconnect()
+    assert named.hear(SessionRefused("taken over by x")).one(Closed).reason == "taken over by x"
+
+
+def test_a_server_that_is_to_end_is_not_waited_for(named: Bench) -> None:
+    named.step(Close(True))
+    assert named.step(Disconnected("gone")).one(Closed).reason == ""
+
+
+def test_sessions_are_listed_and_ended(bench: Bench) -> None:
+    night = SessionInfo(5, "night", "me", 3, 1, ["model"])
+    assert bench.step(AskSessions(1), AskSessions(2, "day")).said() == [ListSessions(1, ""), ListSessions(2, "day")]
+    bench.hear(Sessions(2, [night], False), Sessions(1, [night], False))
+    assert bench.all(SessionsCame) == [SessionsCame(2, [night], False), SessionsCame(1, [night], True)]
+    assert bench.hear(Sessions(1, [], False)).effects == []
+
+
+def test_a_session_is_ended_once_even_if_the_answer_was_lost(bench: Bench) -> None:
+    bench.step(AskSessions(1, "day"))
+    bench.reconnect()
+    assert bench.hear(opened()).said() == [ListSessions(1, "day")]  # not acknowledged: it may not have arrived
+    bench.hear(Acked(1))
+    bench.reconnect()
+    assert bench.hear(opened()).said() == [ListSessions(2, "")]  # it has: only the answer is missing
+    assert bench.hear(Sessions(2, [], False)).one(SessionsCame) == SessionsCame(1, [], True)
 
 
 # -- Results ----------------------------------------------------------------------------------------------------------
@@ -327,7 +475,7 @@ def test_a_relay_begins_anew_after_a_reconnect(bench: Bench) -> None:
         bench.hear(ready(1))
     bench.hear(RelayedObject(1, b"", b"1", False, ""))
     bench.reconnect()
-    located = [m.number for m in bench.hear(SessionOpened(5, 1)).said() if isinstance(m, LocateResult)]
+    located = [m.number for m in bench.hear(opened()).said() if isinstance(m, LocateResult)]
     assert located[-1] == 1
     bench.hear(ready(1))
     assert bench.hear(RelayedObject(1, b"", b"12", True, "")).one(RelayPiece).first
@@ -362,7 +510,7 @@ def test_a_result_that_is_here_and_is_told_again_is_no_news(bench: Bench) -> Non
     """The server does not know after a reconnect what has arrived."""
     bench.hear(ready(0, b"packed"))
     bench.reconnect()
-    bench.hear(SessionOpened(5, 1), ready(0), ready(1))
+    bench.hear(opened(), ready(0), ready(1))
     assert [r.number for effect in bench.all(Ready) for r in effect.results] == [1]
 
 

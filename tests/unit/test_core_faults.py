@@ -200,7 +200,7 @@ class TestCrashes:
         for link in (W2, W3, W1, W2, W3):
             bench.down(link)
             bench.down(W1)
-            register = RegisterWorker("w", 1, [], "host", link, "", ["t/work"], 0, (1, worker))
+            register = RegisterWorker("w", 1, [], "host", link, "", ["t/work"], 0, (0, 1, worker))
             worker = _register(bench, link, register).one(link, WorkerAccepted).worker
             assert not bench.core.graph.sessions[1].crashes
             bench.down(link)
@@ -209,7 +209,7 @@ class TestCrashes:
         bench = bench_with(0)
         bench.submit(C, [Row(result=True)])
         worker = bench.worker(W1).one(W1, WorkerAccepted).worker
-        said = _register(bench, W2, RegisterWorker("w", 1, [], "host", 2, "", ["t/work"], 0, (1, worker)))
+        said = _register(bench, W2, RegisterWorker("w", 1, [], "host", 2, "", ["t/work"], 0, (0, 1, worker)))
         assert W1 in said.closed
         assert said.numbers(W2) == [0]
 
@@ -220,7 +220,7 @@ class TestCrashes:
             bench.worker(W1)
             bench.down(W1)
         worker = bench.worker(W1).one(W1, WorkerAccepted).worker  # has it on trial
-        said = _register(bench, W2, RegisterWorker("w", 1, [], "host", 2, "", ["t/work"], 0, (1, worker)))
+        said = _register(bench, W2, RegisterWorker("w", 1, [], "host", 2, "", ["t/work"], 0, (0, 1, worker)))
         assert not errors(said)
         assert said.numbers(W2) == [0]
 
@@ -342,7 +342,7 @@ class TestTheEndOfAnAllocation:
     def test_a_task_that_would_not_be_done_in_time_is_not_sent(self) -> None:
         bench = Bench()
         bench.client(C)
-        _register(bench, W1, RegisterWorker("w", 1, [], "host", 1, "", ["t/work"], 10_000, (0, 0)))
+        _register(bench, W1, RegisterWorker("w", 1, [], "host", 1, "", ["t/work"], 10_000, (0, 0, 0)))
         said = bench.submit(C, [Row(result=True, time_limit_ms=60_000), Row(result=True, time_limit_ms=5_000)])
         assert said.numbers(W1) == [1]
         bench.finish(W1, *said.tasks(W1))
@@ -351,7 +351,7 @@ class TestTheEndOfAnAllocation:
     def test_tasks_that_are_too_long_do_not_hold_up_others_of_their_line(self) -> None:
         bench = Bench()
         bench.client(C)
-        _register(bench, W1, RegisterWorker("w", 1, [], "host", 1, "", ["t/work"], 10_000, (0, 0)))
+        _register(bench, W1, RegisterWorker("w", 1, [], "host", 1, "", ["t/work"], 10_000, (0, 0, 0)))
         rows = [Row(result=True, time_limit_ms=60_000, priority=i % 2) for i in range(100)]
         said = bench.submit(C, [*rows, Row(result=True, time_limit_ms=5_000), Row(result=True)])
         assert set(said.numbers(W1)) < {100, 101}
@@ -371,7 +371,7 @@ class TestTheEndOfAnAllocation:
         bench.finish(W1, *said.tasks(W1), duration_us=20_000_000)
         bench.down(W1)
         bench.release(C, 0)
-        _register(bench, W2, RegisterWorker("w", 1, [], "host", 1, "", ["t/work"], 10_000, (0, 0)))
+        _register(bench, W2, RegisterWorker("w", 1, [], "host", 1, "", ["t/work"], 10_000, (0, 0, 0)))
         assert not bench.submit(C, [Row(result=True)], first=1).numbers(W2)
         assert bench.worker(W1).numbers(W1) == [1]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from core_builders import Bench, Row, numbers
+from worker_builders import accepted
 
 from loom.core.check import check_worker
 from loom.core.worker import WorkerCore
@@ -193,6 +194,7 @@ class WorkerBench:
         places = {"function": "executor", "program": "program", "inline": "inline"}
         self.core = WorkerCore(2, places, {"gpus": 2 * GPU_PARTS})
         self.now = 1.0
+        self.step(FromServer([accepted(1)]))
         self._kinds: dict[tuple[str, Request], int] = {}
 
     def step(self, event: WorkerEvent, after_s: float = 0.0) -> list[WorkerEffect]:

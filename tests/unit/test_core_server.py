@@ -171,7 +171,7 @@ def test_a_plan_may_start_before_it_is_whole(bench: Bench) -> None:
     (task,) = bench.submit(CLIENT, [Row()], more={0: 1}).tasks(W1)
     assert not bench.finish(W1, task).all(W1, DropObjects)
     rest = chunk_of([Row([0], result=True)], first=1, plan_first=0)
-    (task,) = bench.say(CLIENT, SubmitChunk(bench.seq(CLIENT), rest)).tasks(W1)
+    (task,) = bench.say(CLIENT, SubmitChunk(bench.seq(CLIENT), rest, [])).tasks(W1)
     assert listed(bench.finish(W1, task).one(W1, DropObjects).objects) == ids(0)
 
 
@@ -451,11 +451,11 @@ def test_a_bad_redirection_costs_its_task_only(bench: Bench, chunk: object) -> N
 
 
 def test_a_session_is_resumed_and_its_commands_apply_once(bench: Bench) -> None:
-    submit = SubmitChunk(bench.seq(CLIENT), chunk_of([Row(result=True), Row(result=True)]))
+    submit = SubmitChunk(bench.seq(CLIENT), chunk_of([Row(result=True), Row(result=True)]), [])
     (task,) = bench.say(CLIENT, submit).tasks(W1)
     bench.down(CLIENT)
     bench.finish(W1, task, packed=b"x")
-    said = bench.step(LinkUp(NEW_LINK, "client"), Received(NEW_LINK, [ResumeSession(1, b"token", 100)]))
+    said = bench.step(LinkUp(NEW_LINK, "client"), Received(NEW_LINK, [ResumeSession(1, b"token", 100, 0)]))
     assert said.one(NEW_LINK, SessionOpened).session == 1
     assert said.one(NEW_LINK, Acked).seq == 1
     (ready,) = said.one(NEW_LINK, ResultsReady).results
@@ -468,7 +468,7 @@ def test_a_session_is_resumed_and_its_commands_apply_once(bench: Bench) -> None:
 
 def test_a_question_is_answered_again_after_a_reconnect(bench: Bench) -> None:
     assert bench.say(CLIENT, GetStats(1)).one(CLIENT, Stats).seq == 1
-    said = bench.step(LinkUp(NEW_LINK, "client"), Received(NEW_LINK, [ResumeSession(1, b"token", 100), GetStats(1)]))
+    said = bench.step(LinkUp(NEW_LINK, "client"), Received(NEW_LINK, [ResumeSession(1, b"token", 100, 0), GetStats(1)]))
     assert said.one(NEW_LINK, Stats).values["n_workers"] == 1
     assert CLIENT in said.closed  # the old link had not been noticed to be dead
     assert not bench.down(CLIENT).to
@@ -480,7 +480,7 @@ def test_a_result_that_may_not_have_arrived_is_made_again(bench: Bench) -> None:
     bench.finish(W1, task, packed=b"x")
     bench.down(CLIENT)
     bench.down(W1)
-    bench.step(LinkUp(NEW_LINK, "client"), Received(NEW_LINK, [ResumeSession(1, b"token", 100)]))
+    bench.step(LinkUp(NEW_LINK, "client"), Received(NEW_LINK, [ResumeSession(1, b"token", 100, 0)]))
     (task,) = bench.worker(W2).tasks(W2)
     assert bench.finish(W2, task).one(NEW_LINK, ResultsReady).results[0].number == 0
 
@@ -491,15 +491,15 @@ def test_a_session_ends_when_its_client_stays_away(bench: Bench) -> None:
     deadline = bench.core.next_deadline()
     assert deadline == bench.now + SESSION_GRACE_S
     assert bench.step(after_s=SESSION_GRACE_S).one(W1, ForgetSession).session == 1
-    resume = ResumeSession(1, b"token", 100)
+    resume = ResumeSession(1, b"token", 100, 0)
     said = bench.step(LinkUp(NEW_LINK, "client"), Received(NEW_LINK, [resume]))
     assert said.all(NEW_LINK, SessionRefused)
     assert not bench.core.graph.sessions
-    assert not bench.core.dying
+    assert not bench.core.clients.dying
 
 
 def test_nobody_resumes_a_session_without_its_token(bench: Bench) -> None:
-    said = bench.step(LinkUp(NEW_LINK, "client"), Received(NEW_LINK, [ResumeSession(1, b"guess", 100)]))
+    said = bench.step(LinkUp(NEW_LINK, "client"), Received(NEW_LINK, [ResumeSession(1, b"guess", 100, 0)]))
     assert said.all(NEW_LINK, SessionRefused)
     assert not said.closed
 
@@ -512,7 +512,7 @@ def test_a_closed_session_leaves_nothing(bench: Bench) -> None:
     assert said.closed[CLIENT]
     assert said.one(W1, ForgetSession).session == 1
     bench.step()
-    assert not bench.core.dying
+    assert not bench.core.clients.dying
     assert bench.core.graph.n_finished == 0
     assert not bench.core.workers[1].loads
 
@@ -534,11 +534,12 @@ def test_a_client_ends_everything(bench: Bench) -> None:
     assert said.one(CLIENT, Acked).seq == 1
 
 
-def test_what_a_client_says_after_terminate_is_heard(bench: Bench) -> None:
+def test_a_session_without_a_name_ends_with_the_server_it_ended(bench: Bench) -> None:
     bench.submit(CLIENT, [Row(result=True)])
     said = bench.say(CLIENT, Terminate(bench.seq(CLIENT)), Release(bench.seq(CLIENT), numbers(0), 0))
     assert not said.closed
-    assert said.one(CLIENT, Acked).seq == 3
+    assert said.one(CLIENT, Acked).seq == 2
+    assert not bench.core.graph.sessions
 
 
 # -- Relays -----------------------------------------------------------------------------------------------------------
@@ -563,7 +564,7 @@ def test_a_broken_off_relay_ends_before_another_begins(bench: Bench) -> None:
     task = _relaying(bench)
     bench.say(W1, RelayPiece(task, b"", b"1", False, ""))
     bench.down(CLIENT)
-    bench.step(LinkUp(NEW_LINK, "client"), Received(NEW_LINK, [ResumeSession(1, b"token", 100)]))
+    bench.step(LinkUp(NEW_LINK, "client"), Received(NEW_LINK, [ResumeSession(1, b"token", 100, 0)]))
     said = bench.say(NEW_LINK, RelayFetch(bench.seq(CLIENT), 0))
     assert not said.all(W1, RelayObject)
     assert not bench.say(W1, RelayPiece(task, b"", b"2", False, "")).to
@@ -616,7 +617,7 @@ def bad_chunks() -> dict[str, object]:
 def test_a_bad_chunk_costs_its_session_and_nobody_else(bench: Bench, name: str, chunk: object) -> None:
     bench.client(OTHER)
     (task,) = bench.submit(OTHER, [Row(result=True)]).tasks(W1)
-    said = bench.say(CLIENT, SubmitChunk(bench.seq(CLIENT), chunk))  # type: ignore[arg-type]
+    said = bench.say(CLIENT, SubmitChunk(bench.seq(CLIENT), chunk, []))  # type: ignore[arg-type]
     assert CLIENT in said.closed
     assert OTHER not in said.closed
     assert bench.finish(W1, task).all(OTHER, ResultsReady)

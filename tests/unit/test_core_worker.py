@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from core_builders import listed, numbers
-from worker_builders import FUNCTION, INLINE, PROGRAM, SAME, UNKNOWN, WIDE, Bench, S, ids, task
+from worker_builders import FUNCTION, INLINE, PROGRAM, SAME, UNKNOWN, WIDE, Bench, S, at, ids, task
 
 from loom.core.worker_events import (
     Done,
@@ -38,7 +38,6 @@ from loom.messages import (
     ForgetSession,
     GetStats,
     GiveBack,
-    ObjectAt,
     ObjectsHeld,
     PlanChunk,
     RecallTasks,
@@ -144,7 +143,7 @@ def test_a_redirection_is_told_and_its_dependents_go_back(bench: Bench) -> None:
 
 
 def test_missing_inputs_are_fetched_and_told(bench: Bench) -> None:
-    bench.run(task(5, INLINE, 1, 2), at=(ObjectAt(S | 1, 10, [7]), ObjectAt(S | 2, 10, [7])))
+    bench.run(task(5, INLINE, 1, 2), at=(at(1, 7), at(2, 7)))
     assert (bench.one(Fetch).peer.worker, bench.one(Fetch).objects) == (7, ids(1, 2))
     bench.step(Fetched(S | 1, 10))
     assert bench.step(Fetched(S | 2, 10)).started() == ids(5)
@@ -152,7 +151,7 @@ def test_missing_inputs_are_fetched_and_told(bench: Bench) -> None:
 
 
 def test_another_holder_is_tried_before_the_task_goes_back(bench: Bench) -> None:
-    bench.run(task(5, INLINE, 1), at=(ObjectAt(S | 1, 10, [7, 8]),))
+    bench.run(task(5, INLINE, 1), at=(at(1, 7, 8),))
     assert bench.step(FetchFailed(S | 1, False)).one(Fetch).peer.worker == 8
     assert bench.step(FetchFailed(S | 1, False)).given() == ids(5)
     assert not bench.core.awaited
@@ -166,13 +165,13 @@ def test_an_input_that_should_be_here_and_is_not(bench: Bench) -> None:
 
 
 def test_a_dropped_object_is_gone_even_if_it_comes_later(bench: Bench) -> None:
-    bench.run(task(5, INLINE, 1), at=(ObjectAt(S | 1, 10, [7]),))
+    bench.run(task(5, INLINE, 1), at=(at(1, 7),))
     assert bench.say(DropObjects(numbers(S | 1))).given() == ids(5)
     assert bench.step(Fetched(S | 1, 10)).one(Drop).objects == ids(1)
 
 
 def test_a_task_to_be_run_voids_the_copy_of_its_object(bench: Bench) -> None:
-    bench.run(task(5, PROGRAM, 1), at=(ObjectAt(S | 1, 10, [7]),))
+    bench.run(task(5, PROGRAM, 1), at=(at(1, 7),))
     bench.step(Fetched(S | 1, 10))
     bench.run(task(1, PROGRAM, attempt=2))
     assert S | 1 not in bench.core.held
@@ -190,7 +189,7 @@ def test_a_copy_goes_when_its_task_is_given_back(bench: Bench) -> None:
 
 
 def test_a_copy_that_arrives_while_its_task_is_to_run_here_counts_for_nothing(bench: Bench) -> None:
-    bench.run(task(5, INLINE, 1), at=(ObjectAt(S | 1, 10, [7]),))
+    bench.run(task(5, INLINE, 1), at=(at(1, 7),))
     bench.run(task(1, FUNCTION, attempt=2))
     assert not bench.step(Fetched(S | 1, 10)).all(Drop)
     assert bench.core.copies == {S | 1}
@@ -361,7 +360,7 @@ def test_what_an_executor_had_no_room_for_waits(bench: Bench) -> None:
 
 
 def test_without_its_server_everything_is_void(bench: Bench) -> None:
-    bench.run(task(0, INLINE), task(1, PROGRAM), task(2, INLINE, 1), task(3, INLINE, 9), at=(ObjectAt(S | 9, 1, [7]),))
+    bench.run(task(0, INLINE), task(1, PROGRAM), task(2, INLINE, 1), task(3, INLINE, 9), at=(at(9, 7, size_bytes=1),))
     bench.done(0)
     bench.step(ServerLost())
     assert bench.one(Drop).objects == ids(0)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from worker_builders import FUNCTION, INLINE, SMALL, Bench, S, ids, task
+from worker_builders import FUNCTION, INLINE, SMALL, Bench, S, at, ids, task
 
 from loom.core.worker_events import ExecutorLost, Failed, Fetched, NotRun, NotSent, ReadBackDone, Redirected, Spoilt
 from loom.core.worker_tasks import ReadBack, RunOnExecutor
 from loom.messages import (
     CancelTasks,
     GiveBack,
-    ObjectAt,
     PlanChunk,
     RecallTasks,
     RunTasks,
@@ -137,7 +136,7 @@ def test_followers_of_a_cancelled_task_are_given_back(bench: Bench) -> None:
 
 
 def test_followers_that_are_recalled_are_given_back(bench: Bench) -> None:
-    bench.run(task(0, FUNCTION, 5), at=(ObjectAt(S | 5, 10, [7]),))
+    bench.run(task(0, FUNCTION, 5), at=(at(5, 7),))
     bench.step(Fetched(S | 5, 10))
     bench.done(0)
     bench.run(task(1, FUNCTION), task(2, FUNCTION, 1, 5))

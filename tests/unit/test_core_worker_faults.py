@@ -2,7 +2,7 @@
 
 import pytest
 from core_builders import listed, numbers
-from worker_builders import FUNCTION, INLINE, PEERS, PROGRAM, SMALL, Bench, S, ids, task
+from worker_builders import FUNCTION, INLINE, PEERS, PROGRAM, SMALL, Bench, S, accepted, at, ids, task
 
 from loom.core.worker_events import (
     Condition,
@@ -23,14 +23,12 @@ from loom.core.worker_events import (
 from loom.core.worker_tasks import KillExecutor, ReadBack, StopProgram
 from loom.messages import (
     DropObjects,
-    ObjectAt,
     ObjectsHeld,
     RelayedObject,
     RelayWanted,
     StopWorker,
     TakeObjects,
     TasksFailed,
-    WorkerAccepted,
     WorkerCondition,
     WorkerLeaves,
 )
@@ -93,14 +91,14 @@ class TestMemory:
         (said,) = bench.step(Condition(True, False)).told(WorkerCondition)
         assert said == WorkerCondition(True, False)
         bench.step(ServerLost())
-        assert bench.say(WorkerAccepted(2, 1, 30_000)).told(WorkerCondition) == [said]
+        assert bench.say(accepted(2)).told(WorkerCondition) == [said]
 
 
 class TestPartitions:
-    at = (ObjectAt(S | 1, 100, [7, 8]),)
+    located = (at(1, 7, 8, size_bytes=100),)
 
     def unreachable(self, bench: Bench) -> None:
-        bench.run(task(0, FUNCTION, 1), at=self.at)
+        bench.run(task(0, FUNCTION, 1), at=self.located)
         assert bench.step(FetchFailed(S | 1, True)).one(Fetch).peer.worker == 8
         (wanted,) = bench.step(FetchFailed(S | 1, False)).told(RelayWanted)
         assert listed(wanted.objects) == ids(1)
@@ -119,7 +117,7 @@ class TestPartitions:
         assert bench.say(RelayedObject(S | 1, b"", b"", True, "not there")).given() == ids(0)
 
     def test_a_holder_that_has_it_no_more_is_no_reason_for_a_relay(self, bench: Bench) -> None:
-        bench.run(task(0, FUNCTION, 1), at=self.at)
+        bench.run(task(0, FUNCTION, 1), at=self.located)
         bench.step(FetchFailed(S | 1, False))
         assert bench.step(FetchFailed(S | 1, False)).given() == ids(0)
 
@@ -127,7 +125,7 @@ class TestPartitions:
         self.unreachable(bench)
         bench.say(RelayedObject(S | 1, b"h", b"da", False, ""))
         assert bench.say(DropObjects(numbers(S | 1))).one(Drop).objects == ids(1)
-        bench.run(task(2, FUNCTION, 1), at=(ObjectAt(S | 1, 100, [7]),))
+        bench.run(task(2, FUNCTION, 1), at=(at(1, 7, size_bytes=100),))
         assert not bench.step(FetchFailed(S | 1, True)).told(RelayWanted)
         assert not bench.say(RelayedObject(S | 1, b"h", b"old", False, "")).effects
         said = bench.say(RelayedObject(S | 1, b"h", b"old", True, ""))
@@ -176,7 +174,7 @@ class TestLeaving:
         assert bench.step(ServerLost()).one(Stop)
 
     def test_it_takes_what_another_leaves_behind(self, bench: Bench) -> None:
-        bench.say(TakeObjects(PEERS[:1], [ObjectAt(S | 5, 100, [7])]))
+        bench.say(TakeObjects(PEERS[:1], [at(5, 7, size_bytes=100)]))
         assert bench.one(Fetch).objects == ids(5)
         assert listed(bench.step(Fetched(S | 5, 100)).told(ObjectsHeld)[0].objects) == ids(5)
 

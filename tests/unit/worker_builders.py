@@ -51,14 +51,25 @@ def ids(*task_numbers: int) -> list[int]:
     return [S | number for number in task_numbers]
 
 
-class Bench:
-    """A worker core; every step is checked, and its effects are kept until asked for."""
+def accepted(worker: int, keeps: bool = False, patience_s: int = 0) -> WorkerAccepted:
+    return WorkerAccepted(worker, 77, 1, 30_000, keeps, patience_s)
 
-    def __init__(self, cpus: int = 1) -> None:
+
+def at(number: int, *workers: int, size_bytes: int = 10, attempt: int = 1, length: int = 0) -> ObjectAt:
+    return ObjectAt(S | number, attempt, size_bytes, length, list(workers))
+
+
+class Bench:
+    """A worker core; every step is checked, and its effects are kept until asked for.
+
+    `patience_s`: how long its server has it wait when the link is gone.
+    """
+
+    def __init__(self, cpus: int = 1, patience_s: int = 0) -> None:
         self.core = WorkerCore(cpus, PLACES, {"mem": 1 << 30})
         self.now = 50.0
         self.effects: list[WorkerEffect] = []
-        self.say(WorkerAccepted(1, 1, 30_000), RunTasks(KINDS, PEERS, [], []))
+        self.say(accepted(1, patience_s=patience_s), RunTasks(KINDS, PEERS, [], []))
 
     def step(self, *events: WorkerEvent, after_s: float = 0.0) -> Bench:
         self.now += after_s

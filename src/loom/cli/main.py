@@ -11,7 +11,7 @@ class _Lazy(click.Group):
     """Verbs are imported when they are used: `loom --help` must not load an event loop."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return ["server", "stats", "worker"]
+        return ["journal", "server", "sessions", "stats", "worker"]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         match cmd_name:
@@ -23,6 +23,14 @@ class _Lazy(click.Group):
                 from loom.cli.worker import main as worker
 
                 return worker
+            case "sessions":
+                from loom.cli.sessions import sessions
+
+                return sessions
+            case "journal":
+                from loom.cli.journal import journal
+
+                return journal
             case "stats":
                 from loom.cli.stats import stats
 

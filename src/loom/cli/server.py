@@ -10,7 +10,7 @@ import click
 from loom import __version__
 from loom.cli.daemon import LOG_LEVELS, run_daemon, set_up_log, stop_on_signals
 from loom.cli.values import checked_size
-from loom.limits import CRASH_LIMIT, LINEAGE_BYTES, LINK_SILENCE_S
+from loom.limits import CRASH_LIMIT, LINEAGE_BYTES, LINK_SILENCE_S, REATTACH_S
 from loom.server.shell import ServerShell
 from loom.wire.keys import load_key
 
@@ -68,6 +68,23 @@ def _checked_crash_limit(context: click.Context, parameter: click.Parameter, val
     help="Memory for what tasks are, from which lost objects are made again. Above it what the oldest finished ones "
     "were is forgotten: what is lost of theirs later cannot be made again.",
 )
+@click.option(
+    "--journal",
+    metavar="FILE",
+    type=click.Path(dir_okay=False, path_type=str),
+    help="Write everything down that the server has to know when it starts again, after a crash, a kill -9 or a "
+    "reboot: the same command goes on from it. Nothing is lost that a client was told; workers come back with what "
+    "they have and clients to their sessions, by themselves. On a disk of this machine; `loom journal` reads it.",
+)
+@click.option(
+    "--reattach-timeout",
+    metavar="SECONDS",
+    default=REATTACH_S,
+    show_default=True,
+    type=click.FloatRange(min=0),
+    help="With --journal: how long a server that has started again waits for the workers that it had. Until they are "
+    "back it gives nothing out; what those ran and held who are not back by then is made again.",
+)
 @click.option("--debug", is_flag=True, help="Log everything (the same as --log-level debug).")
 @click.option("--log-level", default="info", show_default=True, type=click.Choice(LOG_LEVELS))
 @click.option("--listening-fd", type=int, hidden=True)
@@ -80,12 +97,16 @@ def main(
     worker_timeout: float,
     crash_limit: int,
     lineage_limit: int,
+    journal: str | None,
+    reattach_timeout: float,
     debug: bool,
     log_level: str,
     listening_fd: int | None,
     until_stdin_closes: bool,
 ) -> None:
     """Run a Loom server: it takes plans from clients and schedules them on workers.
+
+    With --journal it may die and start again, and nothing is lost.
 
     Start workers with `loom-worker HOST PORT`, connect with `Client(HOST, PORT)`. Whoever connects must have the same
     key (~/.config/loom/key, made on first use; another file: LOOM_KEY_FILE). The server logs to stderr and runs until
@@ -98,7 +119,7 @@ def main(
         )
 
     async def serve() -> None:
-        shell = ServerShell(load_key(), worker_timeout, crash_limit, lineage_limit)
+        shell = ServerShell(load_key(), worker_timeout, crash_limit, lineage_limit, journal, reattach_timeout)
         sock = socket.socket(fileno=listening_fd) if listening_fd is not None else None
         await shell.start(host, port, sock)
         stop_on_signals(shell.stop, until_stdin_closes)

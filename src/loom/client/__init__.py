@@ -12,10 +12,21 @@ import sys
 from loom import tasks
 from loom.client.client import Client
 from loom.client.future import Future
+from loom.client.sessions import NamedSession
 from loom.errors import LoomError, LoomException, TaskFailed
 from loom.lore import make_dry_report
 from loom.tasktypes.task import Task
 
 sys.modules["loom.client.tasks"] = tasks  # the same module under both of its names
 
-__all__ = ["Client", "Future", "LoomError", "LoomException", "Task", "TaskFailed", "make_dry_report", "tasks"]
+__all__ = [
+    "Client",
+    "Future",
+    "LoomError",
+    "LoomException",
+    "NamedSession",
+    "Task",
+    "TaskFailed",
+    "make_dry_report",
+    "tasks",
+]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import threading
 import weakref
@@ -10,20 +11,24 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
+from loom.client.arguments import check_offered, listed, trace_directory
 from loom.client.future import Future
+from loom.client.names import Names, check_name, check_names, names_by_number, names_within
 from loom.client.results import Payload, Results
+from loom.client.sessions import NamedSession, describe_process, listed_sessions
 from loom.core.client_events import (
     AskStats,
     CancelFutures,
     Close,
     FetchResults,
+    Leave,
     ReleaseResults,
     StartTrace,
     Submit,
 )
 from loom.data.pack import rebuild, value_of, value_of_packed
-from loom.errors import ClientClosed, InvalidPlan, LoomError
-from loom.limits import CONNECT_TIMEOUT_S, MAX_PATH_BYTES
+from loom.errors import ClientClosed, InvalidPlan, LoomError, LoomException
+from loom.limits import CLOSE_TIMEOUT_S, CONNECT_TIMEOUT_S
 from loom.tasktypes.kinds import check_checkpoint
 from loom.tasktypes.plan import EncodedPlan, checkpointed, collector_paused, encode_plan
 from loom.tasktypes.saving import find_task, load_task
@@ -32,6 +37,8 @@ from loom.wire.keys import load_key
 
 if TYPE_CHECKING:
     from loom.client.embedded import EmbeddedCluster
+
+_log = logging.getLogger(__name__)
 
 DEFAULT_PORT = 9010
 _PATHS_A_QUESTION = 256  # a worker looks for them in its loop, some microseconds each
@@ -48,8 +55,12 @@ class Client:
     memory before they go to disk; `load` and `load_native` are plugins for it, modules by name and shared libraries. A
     context manager.
 
-    Raises ConnectError within `connect_timeout_s` seconds where there is no server, KeyRefused at once where the server
-    belongs to another user's key.
+    `session` names a session that outlives this client, with the results in it that were given names: whoever uses the
+    same name later takes it up (docs/sessions.md). One client at a time uses it; `take_over` takes it away from another
+    one.
+
+    Raises ConnectError within `connect_timeout_s` seconds where there is no server, at once where the session is in use
+    by another client, and KeyRefused where the server belongs to another user's key.
     """
 
     def __init__(
@@ -57,6 +68,8 @@ class Client:
         address: str | None = None,
         port: int = DEFAULT_PORT,
         *,
+        session: str | None = None,
+        take_over: bool = False,
         connect_timeout_s: float = CONNECT_TIMEOUT_S,
         cpus: int | None = None,
         gpus: int | None = None,
@@ -69,14 +82,20 @@ class Client:
         if address is not None:
             offered: dict[str, object] = {"cpus": cpus, "gpus": gpus, "mem": mem, "resources": resources}
             offered |= {"memory": memory, "load": load, "load_native": load_native}
-            for name in [name for name, value in offered.items() if value is not None]:
-                option = "resource" if name == "resources" else name.replace("_", "-")
-                raise LoomError(f"{name}= is for Client() without an address; workers of a server are given --{option}")
+            check_offered(offered)
+        elif session is not None:
+            raise LoomError(
+                "session= is for a server that outlives this client; one of Client() without an address does not: start"
+                " `loom server`, and give its address"
+            )
+        if take_over and session is None:
+            raise LoomError("take_over= is for a named session: Client(address, port, session=..., take_over=True)")
         self._pid = os.getpid()
         self._lock = threading.RLock()  # what is posted to the I/O thread is posted in order
         self._collected: deque[int] = deque()
         self._results = Results()
-        self._next_number = 0
+        self._session_name = "" if session is None else check_name(session, "session")
+        self._farewell = Leave() if self._session_name else Close(terminate=address is None)
         self._closed = False
         from loom.client.engine import Engine  # an event loop and more, which building plans does without
 
@@ -91,23 +110,32 @@ class Client:
                 check_plugins(load or (), load_native or ())  # what cannot be loaded is said here, not on stderr
             self._cluster = EmbeddedCluster(options, self._results.broken)
             address, port = self._cluster.address, self._cluster.port
-        self._engine = Engine(address, port, key, self._results, self._collected)
+        who = describe_process()
+        own = (self._session_name, who, take_over)
+        self._engine = Engine(address, port, key, self._results, self._collected, *own)
         try:
-            self._session = self._engine.start(connect_timeout_s)
+            opened = self._engine.start(connect_timeout_s)
         except BaseException:
-            self._end(terminate=False)
+            self._end(self._farewell)
             raise
+        self._session = opened.session
+        self._next_number = opened.next_number
+        self._names = Names(opened.names)
         _open_clients.add(self)
 
     # -- Submitting ---------------------------------------------------------------------------------------------------
 
-    def submit(self, tasks: Iterable[Task], load: bool = False) -> list[Future]:
+    def submit(
+        self, tasks: Iterable[Task], load: bool = False, names: Sequence[str | None] | None = None
+    ) -> list[Future]:
         """Submit tasks with everything they depend on; returns a future for each, at once.
 
         A task that several of them share runs once. Raises InvalidPlan, naming the culprit, for what is no plan: a
         cycle, an input that is neither task nor future, a future that was released or belongs to another client.
         `load`: take the results of tasks whose `checkpoint_path` is there already from those files, and compute only
-        what is missing; a worker looks for them before this returns.
+        what is missing; a worker looks for them before this returns. `names`: one for each task, or None; in a named
+        session only, which keeps what has a name until it is released or gathered, by whichever client. LoomError where
+        a name is taken.
         """
         if isinstance(tasks, Task):
             raise InvalidPlan("submit takes a collection of tasks; a single one goes to submit_one")
@@ -116,20 +144,28 @@ class Client:
         except TypeError:
             raise InvalidPlan(f"submit takes a collection of tasks, not {tasks!r:.200}") from None
         self._check_process()  # before the lock: a thread of the parent may have held it when this process was forked
+        if names is not None:
+            self._check_named("names=")
+            names = check_names(names, wanted)
         loaded = self._find_checkpoints(wanted) if load else {}
         with self._lock, collector_paused():
             self._check_open()
             self._results.check()
+            self._names.check_free(names or ())
             plan = encode_plan(wanted, self._next_number, self._number_of, loaded)
+            named = names_by_number(plan, names) if names is not None else []
             self._next_number += plan.count
             self._results.expect(plan.numbers)
             for chunk in plan.chunks:
-                self._engine.post(Submit(chunk))
-            return self._futures(wanted, plan)
+                self._engine.post(Submit(chunk, names_within(chunk, named)))
+            return self._futures(wanted, plan, named)
 
-    def _futures(self, wanted: list[Task], plan: EncodedPlan) -> list[Future]:
+    def _futures(self, wanted: list[Task], plan: EncodedPlan, named: list[tuple[int, str]]) -> list[Future]:
         """One for each number: a second one, when it is collected, would release what the first one stands for."""
         futures = {number: Future(self, number) for number in dict.fromkeys(plan.numbers)}
+        for number, name in named:
+            futures[number].name = name
+            self._names.add(name, futures[number])
         if plan.has_dynamic:
             for task, number in zip(wanted, plan.numbers, strict=True):
                 futures[number].is_dynamic = is_dynamic(task)
@@ -150,11 +186,31 @@ class Client:
                     loaded[task] = load_task(path)
         return loaded
 
-    def submit_one(self, task: Task, load: bool = False) -> Future:
-        """Submit one task with everything it depends on."""
+    def submit_one(self, task: Task, load: bool = False, name: str | None = None) -> Future:
+        """Submit one task with everything it depends on. `load` and `name` as in `submit`."""
         if not isinstance(task, Task):
             raise InvalidPlan(f"submit_one takes a Task, not {task!r:.200}")
-        return self.submit((task,), load)[0]
+        return self.submit((task,), load, None if name is None else (name,))[0]
+
+    def future(self, name: str) -> Future:
+        """The future of that name in a named session, whichever client has submitted it; LoomError where there is none.
+
+        It is there until somebody releases or gathers it: letting it go does not, as it does with others.
+        """
+        self._check_named("future()")
+        with self._lock:
+            number = self._names.number(name)
+            future = self._names.future(name)
+            if future is None:
+                future = Future(self, number, name=name)
+                self._names.add(name, future)
+            return future
+
+    def future_names(self) -> list[str]:
+        """The names of all results in a named session, in order."""
+        self._check_named("future_names()")
+        with self._lock:
+            return self._names.listed()
 
     def _number_of(self, reference: Reference) -> int:
         if not isinstance(reference, Future) or reference._client is not self:
@@ -167,7 +223,7 @@ class Client:
 
     def wait(self, futures: Iterable[Future]) -> None:
         """Block until all are finished. Raises TaskFailed as soon as one of them has failed."""
-        futures = _listed("wait", futures)  # kept alive: one that Python collects is released
+        futures = listed("wait", futures)  # kept alive: one that Python collects is released
         self._results.wait(self._numbers(futures))
 
     def wait_one(self, future: Future) -> None:
@@ -175,7 +231,7 @@ class Client:
 
     def fetch(self, futures: Iterable[Future]) -> list[object]:
         """Wait for all, then bring their values here; they stay on the workers too."""
-        futures = _listed("fetch", futures)  # kept alive: one that Python collects is released
+        futures = listed("fetch", futures)  # kept alive: one that Python collects is released
         numbers = self._numbers(futures)
         self._results.wait(numbers)
         remote = [n for n in dict.fromkeys(numbers) if self._results.local(n) is None]
@@ -201,7 +257,7 @@ class Client:
 
     def gather(self, futures: Iterable[Future]) -> list[object]:
         """`fetch`, then `release`."""
-        futures = _listed("gather", futures)
+        futures = listed("gather", futures)
         values = self.fetch(futures)
         self.release(futures)
         return values
@@ -211,7 +267,7 @@ class Client:
 
     def as_completed(self, futures: Iterable[Future]) -> Iterator[Future]:
         """Yield the futures as they become finished or failed; what is released meanwhile is passed over."""
-        futures = _listed("as_completed", futures)
+        futures = listed("as_completed", futures)
         by_number: dict[int, list[Future]] = {}
         for future, number in zip(futures, self._numbers(futures), strict=True):
             by_number.setdefault(number, []).append(future)
@@ -230,14 +286,18 @@ class Client:
     def release(self, futures: Iterable[Future]) -> None:
         """Give results up; tasks that are not finished are stopped unless somebody else needs them."""
         self._check_process()
-        futures = _listed("release", futures)
+        futures = listed("release", futures)
         with self._lock:
             futures = self._checked(futures)
             released = []
             for future in futures:
-                if not future._released:
-                    future._released = True
-                    released.append(future.task_id)
+                if future._released:
+                    continue
+                if future.name is not None:
+                    self._check_open()  # else it would stay in its session
+                    self._names.forget(future.name)
+                future._released = True
+                released.append(future.task_id)
             if released and not self._closed:
                 self._results.forget(released)
                 self._engine.post(ReleaseResults(released))
@@ -249,7 +309,7 @@ class Client:
         that are over stay as they are. A future that is cancelled is to be released like any other.
         """
         self._check_process()
-        futures = _listed("cancel", futures)
+        futures = listed("cancel", futures)
         with self._lock:
             self._check_open()
             checked = self._checked(futures)
@@ -278,39 +338,81 @@ class Client:
         when `gather` returns it. LoomError where the directory cannot be made.
         """
         self._check_open()
-        directory = _trace_directory(path)
+        directory = trace_directory(path)
         with self._lock:
             self._check_open()
             self._engine.post(StartTrace(directory))
 
+    def sessions(self) -> list[NamedSession]:
+        """The named sessions of the server, those in use and those that wait to be taken up, in order."""
+        self._check_open()
+        return listed_sessions(self._engine.ask_sessions().sessions)
+
+    def end_session(self, name: str | None = None) -> None:
+        """End this client's session, named or not, with everything in it, and close; or end the named session `name`.
+
+        Whoever uses that one is told that it is over. LoomError where there is none of that name, or where the server
+        does not acknowledge the end of this client's own within some seconds.
+        """
+        self._check_open()
+        if name is not None and check_name(name, "session") != self._session_name:
+            if not self._engine.ask_sessions(end=name).ended:
+                raise LoomError(f"there is no session named {name!r}")
+            return
+        failed = self._end(Close(terminate=self._cluster is not None))
+        if failed is not None and self._session_name:
+            raise LoomError(f"the session {self._session_name!r} may not have ended: {failed}")
+
+    def detach(self, timeout_s: float | None = None) -> None:
+        """Leave a named session as it is, and close: its tasks go on, what has a name is kept.
+
+        Returns when everything that was said is acknowledged, so that a server with a journal has it on disk.
+        LoomError, with the reason as far as it is known, where that takes longer than `timeout_s`; the client is closed
+        then, too, and what it has said last may be missing.
+        """
+        self._check_named("detach()")
+        if timeout_s is not None and timeout_s < 0:
+            raise LoomError(f"timeout_s={timeout_s!r}: write seconds, or None to wait as long as it takes")
+        failed = self._end(Leave(), timeout_s)
+        if failed is not None:
+            raise LoomError(f"the session {self._session_name!r} may not have all that was said: {failed}")
+
     def close(self) -> None:
-        """End the session: its tasks are stopped, its objects dropped. Twice is once."""
-        self._end(terminate=False)
+        """End the session: its tasks are stopped, its objects dropped. Twice is once.
+
+        A named session stays as it is (see `detach`); what was said is acknowledged when this returns, or after some
+        seconds a warning is logged that it was not. `end_session` ends it.
+        """
+        failed = self._end(self._farewell)
+        if failed is not None and self._session_name:
+            _log.warning("the session %r may not have all that was said: %s", self._session_name, failed)
 
     def terminate(self) -> None:
-        """Stop the server and all its workers, and close."""
+        """Stop the server and all its workers, and close. Named sessions stay in its journal, if there is one."""
         self._check_open()
-        self._end(terminate=True)
+        self._end(Close(terminate=True))
 
-    def _end(self, terminate: bool) -> None:
+    def _end(self, command: Close | Leave, timeout_s: float | None = CLOSE_TIMEOUT_S) -> LoomException | None:
+        """Returns why the server has not acknowledged it, None where it has."""
         if self._pid != os.getpid():
-            return
+            return None
         with self._lock:
             if self._closed:
-                return
+                return None
             self._closed = True
             if self._cluster is not None:
                 self._cluster.expect_end()
-            self._engine.close(Close(terminate or self._cluster is not None))
+            failed = self._engine.close(command, timeout_s)
             if self._cluster is not None:
                 self._cluster.close()
+            return failed
 
     def __del__(self) -> None:
         if not getattr(self, "_closed", True) and hasattr(self, "_engine") and self._pid == os.getpid():
             if self._cluster is not None:
-                self._engine.abandon(self._cluster.expect_end, self._cluster.close, terminate=True)
+                self._engine.abandon(self._cluster.expect_end, self._cluster.close, self._farewell)
             else:
-                self._engine.abandon(_nothing, _nothing, terminate=False)
+                self._engine.abandon(_nothing, _nothing, self._farewell)
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a Client cannot be pickled; a function that is to run elsewhere must not use one")
@@ -335,6 +437,13 @@ class Client:
         if self._closed:
             raise ClientClosed("the client is closed")
 
+    def _check_named(self, what: str) -> None:
+        self._check_open()
+        if not self._session_name:
+            raise LoomError(
+                f"{what} is for a named session, which outlives its client: Client(address, port, session=...)"
+            )
+
     def _checked(self, futures: Iterable[Future]) -> Sequence[Future]:
         futures = list(futures)
         for future in futures:
@@ -351,32 +460,6 @@ class Client:
             if future._released:
                 raise LoomError(f"{future!r} was released or gathered: its result is gone")
         return [future.task_id for future in checked]
-
-
-def _trace_directory(path: str | os.PathLike[str]) -> bytes:
-    """Make the directory; returns its absolute path."""
-    try:
-        if not os.fspath(path):
-            raise ValueError("it has no name")
-        directory = os.fsencode(os.path.abspath(path))
-        os.makedirs(directory, exist_ok=True)
-    except (OSError, TypeError, ValueError) as error:  # ValueError: a zero byte
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise LoomError(f"the directory for traces {path!r:.200} cannot be made: {reason}") from None
-    if len(directory) > MAX_PATH_BYTES:
-        raise LoomError(f"the path of the directory for traces is longer than {MAX_PATH_BYTES} bytes")
-    if not os.access(directory, os.W_OK | os.X_OK):
-        raise LoomError(f"the directory for traces {path!r:.200} is not writable by this user")
-    return directory
-
-
-def _listed(call: str, futures: Iterable[Future]) -> list[Future]:
-    """The argument of a collective call."""
-    if not isinstance(futures, Iterable):
-        raise LoomError(
-            f"{call} takes a collection of futures, not {futures!r:.200}; a single one has methods of its own"
-        )
-    return list(futures)
 
 
 def _nothing() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import mmap
 import os
@@ -18,6 +19,7 @@ from loom.client.landing import MemoryLanding
 from loom.client.results import Payload, Results
 from loom.core.client import ClientCore
 from loom.core.client_events import (
+    AskSessions,
     ClientEvent,
     Close,
     Closed,
@@ -29,19 +31,24 @@ from loom.core.client_events import (
     FetchedDirectly,
     FetchFailed,
     FromServer,
+    Leave,
+    LinkAway,
+    LinkBack,
     Opened,
     Ready,
     RelayPiece,
     ReleaseResults,
+    SessionsCame,
+    Stalled,
     StatsCame,
     Tick,
     ToServer,
     Undeliverable,
 )
 from loom.data.buffers import Segment
-from loom.errors import ClientClosed, ConnectError, ConnectionLost, LoomException
+from loom.errors import ClientClosed, ConnectError, ConnectionLost, LoomError, LoomException
 from loom.ids import NUMBER_BITS, number_of
-from loom.limits import LINK_SILENCE_S
+from loom.limits import CLOSE_TIMEOUT_S, LINK_SILENCE_S
 from loom.messages import Message, ServerToClient
 from loom.net.link import SIGNS_OF_LIFE, Link, connect
 from loom.net.objects import ObjectFetcher
@@ -51,19 +58,31 @@ _log = logging.getLogger(__name__)
 
 _COLLECT_S: Final = 0.2  # how long a collected future may wait until the server hears of it
 _TOKEN_BYTES: Final = 16
-_CLOSE_S: Final = 5.0  # how long the server may take to acknowledge the end of a session
 
 
 class Engine:
-    """`collected` holds the numbers of futures that Python has collected; this thread releases them."""
+    """`collected` holds the numbers of futures that Python has collected; this thread releases them.
 
-    def __init__(self, host: str, port: int, key: bytes, results: Results, collected: deque[int]) -> None:
+    `name` is of a session that outlives its clients, or empty; `who` and `take_over` as in messages.OpenSession.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        key: bytes,
+        results: Results,
+        collected: deque[int],
+        name: str = "",
+        who: str = "",
+        take_over: bool = False,
+    ) -> None:
         self._host = host
         self._port = port
         self._key = key
         self._results = results
         self._collected = collected
-        self._core = ClientCore(secrets.token_bytes(_TOKEN_BYTES))
+        self._core = ClientCore(secrets.token_bytes(_TOKEN_BYTES), name=name, who=who, take_over=take_over)
         self._commands: deque[ClientEvent] = deque()
         self._wake_due = False
         self._events: list[ClientEvent] = []
@@ -71,20 +90,23 @@ class Engine:
         self._link: Link | None = None
         self._relayed: dict[int, list[bytes]] = {}
         self._stats: deque[PromisedResult[dict[str, int]]] = deque()
-        self._opened: PromisedResult[int] = PromisedResult()
+        self._questions: dict[int, PromisedResult[SessionsCame]] = {}
+        self._next_question = itertools.count().__next__
+        self._stalled = ""  # why the server acknowledges nothing
+        self._opened: PromisedResult[Opened] = PromisedResult()
         self._first_error: LoomException | None = None
         self.closed = threading.Event()
         self._closing = False  # nothing may be said after the closing command
         self._end: LoomException = ClientClosed("the client is closed")  # why the session is over, once it is
         self._loop = asyncio.new_event_loop()
-        self._abandoned: tuple[Callable[[], None], Callable[[], None], bool] | None = None
+        self._abandoned: tuple[Callable[[], None], Callable[[], None], Close | Leave] | None = None
         self._thread = threading.Thread(target=self._run, name="loom-client", daemon=True)
         self._tasks: set[asyncio.Task[None]] = set()
 
     # -- From user threads --------------------------------------------------------------------------------------------
 
-    def start(self, timeout_s: float) -> int:
-        """Connect and open a session; returns its number. Raises ConnectError and its kinds."""
+    def start(self, timeout_s: float) -> Opened:
+        """Connect and open a session. Raises ConnectError and its kinds."""
         self._timeout_s = timeout_s
         self._thread.start()
         return self._opened.result()
@@ -103,29 +125,51 @@ class Engine:
         self._stats.append(promised)
         self.post(ask)
         if self.closed.is_set():  # it may have been too late for the thread to see it
-            self._refuse_stats()
+            self._refuse_questions()
         return promised.result()
 
-    def _refuse_stats(self) -> None:
-        while self._stats:
-            try:
-                self._stats.popleft().set_exception(self._end)
-            except IndexError:  # another thread does the same
-                return
+    def ask_sessions(self, end: str = "") -> SessionsCame:
+        """The named sessions, after the end of the one of that name."""
+        promised: PromisedResult[SessionsCame] = PromisedResult()
+        question = self._next_question()
+        self._questions[question] = promised
+        self.post(AskSessions(question, end))
+        if self.closed.is_set():
+            self._refuse_questions()
+        return promised.result()
 
-    def close(self, command: ClientEvent) -> None:
-        """Say goodbye and end the thread; returns when both are done."""
+    def _refuse_questions(self) -> None:
+        try:
+            while self._stats:
+                self._stats.popleft().set_exception(self._end)
+            while self._questions:
+                self._questions.popitem()[1].set_exception(self._end)
+        except (IndexError, KeyError):  # another thread does the same
+            return
+
+    def close(self, command: Close | Leave, timeout_s: float | None) -> LoomException | None:
+        """Say goodbye and end the thread; returns when both are done, at the latest after about `timeout_s`.
+
+        Returns why that was not acknowledged, None where it was.
+        """
         if not self.closed.is_set():
             self.post(command)
-            self.closed.wait(_CLOSE_S)
+            self.closed.wait(timeout_s)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
-        if not self.closed.is_set():  # the server did not answer: whoever waits must not wait on
-            self._on_session_over("")
+        if self.closed.is_set():
+            return self._end if isinstance(self._end, ConnectionLost) else None
+        self._on_session_over("")  # whoever waits must not wait on
+        return LoomError(f"the server at {self._host}:{self._port} has not acknowledged it: {self._trouble()}")
 
-    def abandon(self, before: Callable[[], None], afterwards: Callable[[], None], terminate: bool) -> None:
+    def _trouble(self) -> str:
+        if self._stalled:
+            return self._stalled
+        return "it does not answer" if self._core.attached else "the connection is lost"
+
+    def abandon(self, before: Callable[[], None], afterwards: Callable[[], None], farewell: Close | Leave) -> None:
         """The client was collected: end by yourself, with these calls around it. Only an assignment, for `__del__`."""
-        self._abandoned = before, afterwards, terminate
+        self._abandoned = before, afterwards, farewell
 
     # -- The thread ---------------------------------------------------------------------------------------------------
 
@@ -150,13 +194,13 @@ class Engine:
 
     def _collect(self) -> None:
         if self._abandoned is not None:
-            before, _afterwards, terminate = self._abandoned
+            before, _afterwards, farewell = self._abandoned
             before()
-            self._loop.call_later(_CLOSE_S, self._loop.stop)
-            self._commands.append(Close(terminate))
+            self._loop.call_later(CLOSE_TIMEOUT_S, self._loop.stop)
+            self._commands.append(farewell)
             self._turn()
             return
-        if self._collected:
+        if self._collected or self._link is None:  # while that is away time alone changes something
             self._turn()
         self._loop.call_later(_COLLECT_S, self._collect)
 
@@ -212,7 +256,7 @@ class Engine:
         collected = self._take_collected()  # before the commands are: whoever let a future go has posted what needs it
         while self._commands:
             command = self._commands.popleft()
-            self._closing |= isinstance(command, Close)
+            self._closing |= isinstance(command, Close | Leave)
             events.append(command)
         if collected and not self._closing:  # with the session everything of it goes
             events.append(ReleaseResults(collected))
@@ -252,11 +296,35 @@ class Engine:
                     self._stats.popleft().set_result(effect.values)
             case Connect():
                 self._connect_later(effect.delay_s, self._timeout_s)
+            case SessionsCame():
+                promised = self._questions.pop(effect.question, None)
+                if promised is not None:
+                    promised.set_result(effect)
             case Opened():
                 self._session = effect.session
-                self._opened.set_result(effect.session)
+                self._results.expect([number for number, _ in effect.names])  # they may be told of in the same turn
+                self._opened.set_result(effect)
+            case LinkAway():
+                where, patience = f"{self._host}:{self._port}", _time_text(effect.patience_s)
+                _log.warning(
+                    "the connection to the server at %s is lost (%s); trying again for up to %s",
+                    where,
+                    effect.reason,
+                    patience,
+                )
+            case LinkBack():
+                _log.info("the connection to the server is back after %.1f s", effect.away_s)
+            case Stalled():
+                self._on_stalled(effect.reason)
             case Closed():
                 self._on_session_over(effect.reason)
+
+    def _on_stalled(self, reason: str) -> None:
+        self._stalled = reason
+        if reason:
+            _log.warning("the server at %s:%d acknowledges nothing: %s", self._host, self._port, reason)
+        else:
+            _log.info("the server at %s:%d acknowledges what it is told again", self._host, self._port)
 
     def _on_session_over(self, reason: str) -> None:
         if reason:
@@ -264,7 +332,7 @@ class Engine:
         self.closed.set()
         if not self._opened.done():
             self._opened.set_exception(self._first_error or ConnectError(reason))
-        self._refuse_stats()
+        self._refuse_questions()
         self._results.broken(self._end)
         if self._abandoned is not None:
             self._loop.stop()
@@ -293,6 +361,10 @@ class Engine:
             del self._relayed[piece.number]
             found: Payload = (piece.header, list(pieces)) if piece.header else b"".join(pieces)
             self._results.delivered(piece.number, found)
+
+
+def _time_text(seconds: int) -> str:
+    return f"{seconds} s" if seconds < 120 else f"{seconds // 60} min"
 
 
 def _adopt(descriptor: int, size_bytes: int) -> Segment:

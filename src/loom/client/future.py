@@ -16,13 +16,15 @@ class Future(Reference, Struct, eq=False, weakref=True):
     """Stands for a submitted task; `Client.submit` makes them.
 
     The result is kept on the workers as long as the future lives, and can be an input of later plans. It is given up
-    by `release`, `gather`, or when Python collects the future.
+    by `release`, `gather`, or when Python collects the future; a result with a name only by the first two.
     """
 
     _client: Client
     task_id: int
     _released: bool = False
     is_dynamic: bool = False
+    name: str | None = None
+    """Under which its session keeps the result; None for most."""
 
     def wait(self) -> None:
         """Block until the task is finished. Raises TaskFailed if it failed."""
@@ -64,7 +66,7 @@ class Future(Reference, Struct, eq=False, weakref=True):
 
     def __del__(self) -> None:
         # Only an append: this may run in any thread, between any two instructions, at interpreter exit.
-        if not getattr(self, "_released", True):
+        if not getattr(self, "_released", True) and self.name is None:
             self._client._collected.append(self.task_id)
 
     def __copy__(self) -> Future:
@@ -83,4 +85,5 @@ class Future(Reference, Struct, eq=False, weakref=True):
             state = "failed"
         else:
             state = "finished" if self.finished() else "running"
-        return f"<Future of task {self.task_id}: {state}>"
+        name = "" if self.name is None else f"{self.name!r} "
+        return f"<Future {name}of task {self.task_id}: {state}>"

@@ -37,17 +37,20 @@ def check_server(core: ServerCore, complete: Container[int] = ()) -> None:
     n_finished = 0
     for session in core.graph.sessions.values():
         n_finished += _check_session(core, session, session.id in complete, loads)
-    for session in core.dying:
+    for session in core.clients.dying:
         assert session.id not in core.graph.sessions, f"{session} is closed and open"
         n_finished += sum(node.state == states.FINISHED for node in session.nodes())
     assert core.graph.n_finished == n_finished, f"n_finished is {core.graph.n_finished}, not {n_finished}"
     _check_workers(core, loads)
     _check_links(core)
     graph, scheduler = core.graph, core.scheduler
-    left = (graph.to_drop, graph.to_cancel, graph.to_recall, graph.to_write, graph.touched, scheduler.assigned)
+    left = (graph.to_drop, graph.to_cancel, graph.to_recall, graph.to_write, scheduler.assigned, graph.journal)
     assert not any(left), f"a step has left something unsaid: {left}"
     assert not scheduler.unmet, f"a step has left something unsaid: {scheduler.unmet}"
-    assert not scheduler.to_ask, f"a step has left something unsaid: {scheduler.to_ask}"
+    assert core.attaching.settling or not scheduler.to_ask, f"a step has left something unsaid: {scheduler.to_ask}"
+    if core.attaching.settling:
+        return
+    assert not graph.touched, f"a step has left something unsaid: {graph.touched}"
     assert all(n.session.plan_open for n in graph.to_expand), f"these could be expanded: {graph.to_expand}"
 
 
@@ -92,8 +95,9 @@ def _check_session(core: ServerCore, session: Session, complete: bool, loads: _L
     failed = {node.number for node in nodes if node.state == states.FAILED}
     assert set(session.failures) == failed, f"{session} has failures {set(session.failures)}, not {failed}"
     if session.link is not None and not session.full:
-        assert not session.results_to_tell, f"{session} has not been told all"
-        assert not session.failures_to_tell, f"{session} has not been told all"
+        if not core.attaching.settling:
+            assert not session.results_to_tell, f"{session} has not been told all"
+            assert not session.failures_to_tell, f"{session} has not been told all"
         assert not session.unacked, f"{session} waits for an acknowledgement"
     return n_finished
 
@@ -120,7 +124,7 @@ def _check_node(core: ServerCore, node: Node, ready: set[Node], loads: _Loads) -
             assert needed, f"{node} is nobody's"
             assert node.worker is None, f"{node} is nobody's"
             free = [w for w in core.workers.values() if w.is_free_for(node.kind) and w.left_us is None]
-            if node.number in node.session.tries:  # it waits for a worker where it has not just failed
+            if node.number in node.session.tries or core.attaching.settling:  # it waits for another worker than these
                 free = []
             if is_root(node):
                 free = [w for w in free if not w.over_budget or not (w.n_tasks or w.n_light)]
@@ -133,7 +137,8 @@ def _check_node(core: ServerCore, node: Node, ready: set[Node], loads: _Loads) -
             assert holders, f"{node} is nowhere"
             assert node.worker is not None, f"{node} is nowhere"
             assert len(set(holders)) == len(holders), f"{node} has the holders {holders}"
-            assert all(core.workers.get(w.id) is w for w in holders), f"{node} is at a lost worker: {holders}"
+            there = [w for w in holders if w is not core.attaching.ghost or not core.attaching.settling]
+            assert all(core.workers.get(w.id) is w for w in there), f"{node} is at a lost worker: {holders}"
             assert needed, f"{node} is nobody's"
             assert node.consumers is None, f"{node} still has consumers to tell"
         case states.DROPPED:
@@ -164,8 +169,10 @@ def _check_workers(core: ServerCore, loads: _Loads) -> None:
     for worker in core.workers.values():
         mine = {session: dict(load) for session, load in loads.get(worker, {}).items()}
         assert worker.loads == mine, f"{worker} is charged with {worker.loads}, it has {mine}"
+        if worker in core.graph.touched:  # the scheduler, which waits, has still to look at it
+            continue
         if any(kind.extras for load in mine.values() for kind in load):
-            offer = RegisterWorker(worker.name, worker.cpus, list(worker.extras.items()), "", 0, "", [], 0, (0, 0))
+            offer = RegisterWorker(worker.name, worker.cpus, list(worker.extras.items()), "", 0, "", [], 0, (0, 0, 0))
             fresh = Worker(worker.id, worker.link, offer, 0.0)
             fresh.loads = worker.loads
             fresh.refresh()
@@ -199,9 +206,10 @@ def _check_links(core: ServerCore) -> None:
     for session in core.graph.sessions.values():
         if session.link is not None:
             assert core.peers.get(session.link) is session, f"{session} has lost its link {session.link}"
-            assert session.detached_at is None, f"{session} is attached and detached"
+            assert session.ends_at is None, f"{session} is attached and detached"
         else:
-            assert session.detached_at is not None, f"{session} would never end"
+            assert session.ends_at is not None or session.name, f"{session} would never end"
+        assert {number: name for name, number in session.names.items()} == session.named, f"{session}: names differ"
     for worker in core.workers.values():
         assert core.peers.get(worker.link) is worker, f"{worker} has lost its link"
 
@@ -228,9 +236,27 @@ def check_worker(core: WorkerCore) -> None:
             assert object_id not in core.held, f"object {object_id:#x} is held, and {name}"
     for object_id in core.copies:
         assert object_id in core.tasks, f"the copy {object_id:#x} is nobody's"
+    _check_attachment(core)
     _check_queues(core.queues)
     left = core.unsaid()
     assert not any(left), f"a step has left something unsaid: {left}"
+
+
+def _check_attachment(core: WorkerCore) -> None:
+    objects = core.objects
+    attempts = core.held.keys() if core.patience_s and (core.attached or core.keeps_until is not None) else set()
+    assert objects.attempts.keys() == attempts, f"attempts are known of {set(objects.attempts)}, not of {set(attempts)}"
+    assert objects.lengths.keys() <= objects.attempts.keys(), f"lengths are known of {set(objects.lengths)}"
+    failures = core.reports.failures
+    if core.attached:
+        assert core.keeps_until is None, "the server is here, and waited for"
+        assert not failures, f"the server has not heard of {list(failures)}"
+        return
+    assert not core.fetching, f"without a server these are fetched: {list(core.fetching)}"
+    assert not core.saving, f"without a server these are saved: {core.saving}"
+    if core.keeps_until is None:
+        kept = core.held or core.tasks or failures
+        assert not kept, f"these are kept for nobody: {kept}"
 
 
 def _check_task(core: WorkerCore, task: Task, ready: Counter[Task], awaited: dict[int, Counter[Task]]) -> None:

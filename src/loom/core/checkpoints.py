@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from loom.core import states
 from loom.core.cluster import Worker
+from loom.core.columns import ids_column
 from loom.core.events import TaskFailed
 from loom.core.graph import Graph
 from loom.core.node import INLINED, WANTED, WRITING, Node
 from loom.core.session import Failure
+from loom.facts import ObjectsSaved, TasksFailed
 
 
 class Checkpoints:
@@ -23,8 +25,11 @@ class Checkpoints:
         node.flags &= ~WRITING
         if error:
             self._fail(node, Failure(node.users_number, worker.name, error))
-        elif node.flags & (WANTED | INLINED) == WANTED:
-            node.session.results_to_tell.append((node, None))
+        else:
+            if self._graph.journal is not None:
+                self._graph.journal.append(ObjectsSaved(ids_column([node.id])))
+            if node.flags & (WANTED | INLINED) == WANTED:
+                node.session.results_to_tell.append((node, None))
         self._graph.let_go(node)
 
     def _fail(self, node: Node, failure: Failure) -> None:
@@ -40,6 +45,9 @@ class Checkpoints:
             graph.tell_failure(node, failure)
         if graph.facts is not None:
             graph.facts.append(TaskFailed(node.session.id, node.number, failure.worker, failure.error))
+        if graph.journal is not None:
+            numbers = ids_column([node.number])
+            graph.journal.append(TasksFailed(node.session.id, numbers, failure.task, failure.worker, failure.error))
         if node.n_pending:
             self._failed[node] = failure
 

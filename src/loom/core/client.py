@@ -1,7 +1,8 @@
 """The client's brain: commands that reach the server exactly once, results and where they are, fetching with retries.
 
 Everything about threads, sockets and unpacking is the shell's. Commands carry sequence numbers; those not yet
-acknowledged are said again after a reconnect, and the server applies each once.
+acknowledged are said again after a reconnect, and the server applies each once. A named session outlives its client:
+whoever opens it later goes on with the numbers after those that were used in it.
 """
 
 from __future__ import annotations
@@ -9,14 +10,15 @@ from __future__ import annotations
 from collections import deque
 from typing import Final
 
+from loom.core.client_absence import Absence
 from loom.core.client_events import (
+    AskSessions,
     AskStats,
     CancelFutures,
     ClientEffect,
     ClientEvent,
     Close,
     Closed,
-    Connect,
     Connected,
     Disconnected,
     FailedFutures,
@@ -25,10 +27,13 @@ from loom.core.client_events import (
     FetchFailed,
     FetchResults,
     FromServer,
+    Leave,
     Opened,
     Ready,
     RelayPiece,
     ReleaseResults,
+    SessionsCame,
+    Stalled,
     StartTrace,
     StatsCame,
     Submit,
@@ -38,7 +43,7 @@ from loom.core.client_events import (
 )
 from loom.core.columns import column, ids_column
 from loom.errors import ProtocolError
-from loom.limits import CLIENT_CREDIT_BYTES, RECONNECT_PAUSE_MAX_S, RECONNECT_PAUSE_S, SESSION_GRACE_S
+from loom.limits import CLIENT_CREDIT_BYTES
 from loom.messages import (
     CANCELLED_TEXT,
     Acked,
@@ -46,6 +51,9 @@ from loom.messages import (
     CloseSession,
     FailedResult,
     GetStats,
+    JournalStalled,
+    LeaveSession,
+    ListSessions,
     LocateResult,
     Message,
     OpenSession,
@@ -59,6 +67,7 @@ from loom.messages import (
     ResumeSession,
     SessionOpened,
     SessionRefused,
+    Sessions,
     SetTrace,
     Stats,
     SubmitChunk,
@@ -82,11 +91,24 @@ class _Fetching:
 
 
 class ClientCore:
-    """`token` is the session's secret: random, from the shell. `credit_bytes` is how much may come inline."""
+    """`token` is the session's secret: random, from the shell. `credit_bytes` is how much may come inline.
 
-    def __init__(self, token: bytes, credit_bytes: int = CLIENT_CREDIT_BYTES) -> None:
+    `name`, `who`, `take_over`: as in messages.OpenSession.
+    """
+
+    def __init__(
+        self,
+        token: bytes,
+        credit_bytes: int = CLIENT_CREDIT_BYTES,
+        name: str = "",
+        who: str = "",
+        take_over: bool = False,
+    ) -> None:
         self.token = token
         self.credit_bytes = credit_bytes
+        self.name = name
+        self._who = who
+        self._take_over = take_over
         self.session: int | None = None
         self.connected = False
         self.attached = False  # the session is open on the present link
@@ -98,10 +120,12 @@ class ClientCore:
         self.peers: dict[int, PeerAddress] = {}
         self.next_seq = 1
         self.unacked: deque[Message] = deque()
-        self._stats_awaited: dict[int, None] = {}  # seqs
-        self._lost_at: float | None = None
-        self._pause_s = RECONNECT_PAUSE_S
+        self._asked: dict[int, AskStats | AskSessions] = {}  # questions that are not answered, by their seqs
+        self._absence = Absence()
+        self._stalled = False
         self._closing = 0  # seq of the closing command
+        self._insists = False  # that is to be acknowledged, over a new link if need be
+        self._ends = False  # it is CloseSession
         self._to_server: list[Message] = []
         self._effects: list[ClientEffect] = []
         self._fetches: dict[int, list[int]] = {}
@@ -117,7 +141,7 @@ class ClientCore:
                     for message in event.messages:
                         self._on_message(message)
                 case Submit():
-                    self._command(SubmitChunk(self._take_seq(), event.chunk))
+                    self._command(SubmitChunk(self._take_seq(), event.chunk, event.names))
                 case ReleaseResults():
                     self._on_release(event.numbers)
                 case CancelFutures():
@@ -129,18 +153,22 @@ class ClientCore:
                     self.fetching.pop(event.number, None)
                 case FetchFailed():
                     self._on_fetch_failed(event.number, event.reason)
-                case AskStats():
-                    self._ask_stats()
+                case AskStats() | AskSessions():
+                    self._ask(event)
                 case StartTrace():
                     self._command(SetTrace(self._take_seq(), event.path))
                 case Close():
                     self._on_close(event.terminate)
+                case Leave():
+                    self._say_goodbye(LeaveSession(self._take_seq()), insists=True)
                 case Connected():
                     self._on_connected()
                 case Disconnected():
                     self._on_disconnected(event.reason)
                 case Tick():
                     pass
+        if not self.closed:
+            self._absence.tell(now, self._effects)
         effects, self._effects = self._effects, []
         if self._to_server:
             if self.connected and not self.closed:
@@ -166,10 +194,10 @@ class ClientCore:
         if self.attached:  # else it is said with all others when the session is open
             self._to_server.append(message)
 
-    def _ask_stats(self) -> None:
+    def _ask(self, question: AskStats | AskSessions) -> None:
         seq = self._take_seq()
-        self._stats_awaited[seq] = None
-        self._command(GetStats(seq))
+        self._asked[seq] = question
+        self._command(ListSessions(seq, question.end) if isinstance(question, AskSessions) else GetStats(seq))
 
     def _on_release(self, numbers: list[int]) -> None:
         seq = self._take_seq()
@@ -200,9 +228,18 @@ class ClientCore:
             self._command(Release(self._take_seq(), b"", credit_bytes))
 
     def _on_close(self, terminate: bool) -> None:
-        seq = self._closing = self._take_seq()
-        self._command(Terminate(seq) if terminate else CloseSession(seq))
-        if not self.connected:
+        """A session without a name ends without its client, a server that ends is not there any more to say so."""
+        if terminate:
+            self._say_goodbye(Terminate(self._take_seq()), insists=False)
+        else:
+            self._say_goodbye(CloseSession(self._take_seq()), insists=self.name != "")
+
+    def _say_goodbye(self, message: CloseSession | LeaveSession | Terminate, insists: bool) -> None:
+        self._closing = message.seq
+        self._insists = insists
+        self._ends = isinstance(message, CloseSession)
+        self._command(message)
+        if not self.connected and (self.session is None or not insists):
             self._end("")
 
     def _end(self, reason: str) -> None:
@@ -214,27 +251,28 @@ class ClientCore:
     def _on_connected(self) -> None:
         self.connected = True
         if self.session is None:
-            self._to_server.append(OpenSession(self.token, self.credit_bytes))
+            opening = OpenSession(self.token, self.credit_bytes, self.name, self._who, self._take_over)
+            self._to_server.append(opening)
         else:
             credit_bytes = max(0, self.credit_bytes - sum(self.inlined.values()))
             for command in self.unacked:
                 if isinstance(command, Release):  # what it frees is in the figure above
                     command.credit_bytes = 0
-            self._to_server.append(ResumeSession(self.session, self.token, credit_bytes))
+            acked_seq = self.next_seq - len(self.unacked) - 1
+            self._to_server.append(ResumeSession(self.session, self.token, credit_bytes, acked_seq))
 
     def _on_disconnected(self, reason: str) -> None:
         self.connected = self.attached = False
         self._to_server.clear()
-        if self._closing or self.session is None:
+        if self.session is None or (self._closing and not self._insists):
             self._end("" if self._closing else reason)
             return
-        if self._lost_at is None:
-            self._lost_at = self._now
-        if self._now - self._lost_at > SESSION_GRACE_S:
-            self._end(f"the connection to the server was lost and did not come back: {reason}")
-            return
-        self._effects.append(Connect(self._pause_s))
-        self._pause_s = min(2 * self._pause_s, RECONNECT_PAUSE_MAX_S)
+        connect = self._absence.on_lost(reason, self._now)
+        if connect is None:
+            within = f"within {self._absence.patience_s} s"
+            self._end(f"the connection to the server was lost and did not come back {within}: {reason}")
+        else:
+            self._effects.append(connect)
 
     def _on_message(self, message: Message) -> None:
         match message:
@@ -247,13 +285,17 @@ class ClientCore:
             case RelayedObject():
                 self._on_relayed(message)
             case Stats():
-                if message.seq in self._stats_awaited:  # answered again after a reconnect
-                    del self._stats_awaited[message.seq]
+                if self._asked.pop(message.seq, None) is not None:  # else it is answered again after a reconnect
                     self._effects.append(StatsCame(message.values))
+            case Sessions():
+                self._on_sessions(message)
+            case JournalStalled():
+                self._on_stalled(message.reason)
             case SessionOpened():
                 self._on_session_opened(message)
             case SessionRefused():
-                self._end(message.reason)
+                gone = self._ends and not self.attached  # the acknowledgement that it ended was lost with a link
+                self._end("" if gone else message.reason)
             case _:
                 raise ProtocolError(f"the server sent {type(message).__name__}")
 
@@ -261,21 +303,50 @@ class ClientCore:
         first = self.session is None
         self.session = message.session
         self.attached = True
-        self._lost_at = None
-        self._pause_s = RECONNECT_PAUSE_S
-        self._to_server += self.unacked
         if first:
-            self._effects.append(Opened(message.session))
-        else:  # answers under way were lost with the link, even to what had been acknowledged
-            said = self.unacked[0].seq if self.unacked else self.next_seq  # type: ignore[attr-defined]
-            for seq in [seq for seq in self._stats_awaited if seq < said]:
-                del self._stats_awaited[seq]
-                self._ask_stats()
-            for number, fetching in self.fetching.items():
-                fetching.coming = False
-                if fetching.located or fetching.relayed:
-                    fetching.located = True
-                    self._command(LocateResult(self._take_seq(), number))
+            self._count_from(message.applied_seq)
+            self._effects.append(Opened(message.session, message.next_number, message.names))
+        self._absence.on_open(message.patience_s, self._now, self._effects)
+        self._to_server += self.unacked
+        if not first:
+            self._on_stalled("")  # else this would not have come
+            self._ask_again()
+
+    def _count_from(self, applied_seq: int) -> None:
+        """Commands that were posted before the session was open follow those that were applied in it before."""
+        if not applied_seq:
+            return
+        for command in self.unacked:
+            command.seq += applied_seq  # type: ignore[attr-defined]  # every command has one
+        self.next_seq += applied_seq
+        self._closing += applied_seq if self._closing else 0
+        self._asked = {seq + applied_seq: question for seq, question in self._asked.items()}
+        self.void = {number: seq + applied_seq for number, seq in self.void.items()}
+
+    def _ask_again(self) -> None:
+        """Answers under way were lost with the link, even to what had been acknowledged."""
+        said = self.unacked[0].seq if self.unacked else self.next_seq  # type: ignore[attr-defined]
+        for seq in [seq for seq in self._asked if seq < said]:
+            question = self._asked.pop(seq)
+            if isinstance(question, AskSessions):
+                question.end = ""  # that was applied: a session of this name would be another one
+            self._ask(question)
+        for number, fetching in self.fetching.items():
+            fetching.coming = False
+            if fetching.located or fetching.relayed:
+                fetching.located = True
+                self._command(LocateResult(self._take_seq(), number))
+
+    def _on_sessions(self, message: Sessions) -> None:
+        question = self._asked.pop(message.seq, None)
+        if isinstance(question, AskSessions):
+            ended = message.ended or not question.end
+            self._effects.append(SessionsCame(question.question, message.sessions, ended))
+
+    def _on_stalled(self, reason: str) -> None:
+        if self._stalled != bool(reason):
+            self._stalled = bool(reason)
+            self._effects.append(Stalled(reason))
 
     def _on_acked(self, seq: int) -> None:
         unacked = self.unacked

@@ -2,7 +2,7 @@
 
 from msgspec import Struct
 
-from loom.messages import FailedResult, Message, PeerAddress, PlanChunk, ReadyResult
+from loom.messages import FailedResult, Message, PeerAddress, PlanChunk, ReadyResult, SessionInfo
 
 # -- Events -----------------------------------------------------------------------------------------------------------
 
@@ -22,7 +22,10 @@ class FromServer(Struct, gc=False):
 
 
 class Submit(Struct, gc=False):
+    """`names`: results of this chunk by number, and under which names a named session is to have them."""
+
     chunk: PlanChunk
+    names: list[tuple[int, str]] = []
 
 
 class ReleaseResults(Struct, gc=False):
@@ -45,6 +48,13 @@ class AskStats(Struct, gc=False):
     pass
 
 
+class AskSessions(Struct, gc=False):
+    """List the named sessions; `end`: one to end before that, or empty. `question` comes back with the answer."""
+
+    question: int
+    end: str = ""
+
+
 class StartTrace(Struct, gc=False):
     """Have server and workers write traces below this directory (bytes of an absolute path)."""
 
@@ -52,7 +62,13 @@ class StartTrace(Struct, gc=False):
 
 
 class Close(Struct, gc=False):
+    """End the session, and with `terminate` its server. Nothing may be said after it, nor after Leave."""
+
     terminate: bool
+
+
+class Leave(Struct, gc=False):
+    """Go, and leave the named session with what has a name in it to whoever takes it up."""
 
 
 class FetchedDirectly(Struct, gc=False):
@@ -79,8 +95,10 @@ ClientEvent = (
     | CancelFutures
     | FetchResults
     | AskStats
+    | AskSessions
     | StartTrace
     | Close
+    | Leave
     | FetchedDirectly
     | FetchFailed
     | Tick
@@ -131,6 +149,14 @@ class StatsCame(Struct, gc=False):
     values: dict[str, int]
 
 
+class SessionsCame(Struct, gc=False):
+    """`ended` is False where there was no session of the name that was to be ended."""
+
+    question: int
+    sessions: list[SessionInfo]
+    ended: bool
+
+
 class Connect(Struct, gc=False):
     """Open a new link after this pause."""
 
@@ -138,15 +164,51 @@ class Connect(Struct, gc=False):
 
 
 class Opened(Struct, gc=False):
+    """`names` are of results that were in the session before, `next_number` is the first one free for new tasks."""
+
     session: int
+    next_number: int
+    names: list[tuple[int, str]]
+
+
+class LinkAway(Struct, gc=False):
+    """The link has been away for more than a moment; it is tried for `patience_s` in all, then the session is over."""
+
+    reason: str
+    patience_s: int
+
+
+class LinkBack(Struct, gc=False):
+    """After LinkAway: the session goes on."""
+
+    away_s: float
+
+
+class Stalled(Struct, gc=False):
+    """The server acknowledges nothing, because it cannot write its journal; without a reason: it can again."""
+
+    reason: str
 
 
 class Closed(Struct, gc=False):
-    """The session is over; `reason` is empty when that was asked for."""
+    """The session is over for this client; `reason` is empty when that was asked for."""
 
     reason: str
 
 
 ClientEffect = (
-    ToServer | Ready | FailedFutures | Fetch | RelayPiece | Undeliverable | StatsCame | Connect | Opened | Closed
+    ToServer
+    | Ready
+    | FailedFutures
+    | Fetch
+    | RelayPiece
+    | Undeliverable
+    | StatsCame
+    | SessionsCame
+    | Connect
+    | Opened
+    | LinkAway
+    | LinkBack
+    | Stalled
+    | Closed
 )

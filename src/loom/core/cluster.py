@@ -26,6 +26,7 @@ class Worker:
         "ahead",
         "ask_after",
         "asked",
+        "attaching",
         "backlog_us",
         "busy_cpus",
         "cpus",
@@ -67,6 +68,7 @@ class Worker:
         self.loads: dict[Session, dict[Kind, int]] = {}
         self.ahead: deque[Node] = deque()  # waiting tasks whose missing inputs were all given to this worker
         self.full = False  # its link is above the high-water mark
+        self.attaching = False  # it has come back, and has not said yet with what
         self.leaving = False  # it has said that it goes
         self.disk_full = False  # it has said that it can store nothing
         self.over_budget = False  # it has said that its objects take too much memory
@@ -100,7 +102,7 @@ class Worker:
 
     def set_shut(self) -> None:
         """Derive `shut`."""
-        self.shut = self.full or self.leaving or self.disk_full or self.kept_for is not None
+        self.shut = self.full or self.leaving or self.disk_full or self.attaching or self.kept_for is not None
 
     def ends_too_soon(self, kind: Kind) -> bool:
         """Whether a task of this kind would not be done there in time, as far as is known."""

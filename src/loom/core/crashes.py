@@ -102,7 +102,9 @@ class Trials:
             return
         keepers, self._keepers = self._keepers, {}
         free = dict.fromkeys(
-            w for w in self._workers.values() if not (w.full or w.disk_full or w.leaving or _has_trial(w))
+            w
+            for w in self._workers.values()
+            if not (w.full or w.disk_full or w.leaving or w.attaching or _has_trial(w))
         )
         for worker, node in keepers.items():
             waits = node.state == states.READY and node.session in sessions and node in node.session.on_trial

@@ -2,6 +2,7 @@
 
 from msgspec import Struct
 
+from loom.facts import AnyFact
 from loom.messages import Message, PlanChunk
 from loom.resources import Request
 
@@ -106,6 +107,12 @@ class Facts(Struct, gc=False):
     facts: list[Fact]
 
 
+class Record(Struct, gc=False):
+    """For the journal. Comes first; what is sent to clients in the same turn goes out when it is on disk."""
+
+    facts: list[AnyFact]
+
+
 class TasksWait(Struct, gc=False):
     """Tasks are ready and no present worker will ever take them: they wait for one that does."""
 
@@ -143,6 +150,24 @@ class DisksFull(Struct, gc=False):
     """Tasks are ready, and no worker has room on its disk for what they would make."""
 
 
+class Settled(Struct, gc=False):
+    """For the log, after a restart: all workers are back but these; `n_objects` that somebody needs are not there."""
+
+    missing: list[str]
+    n_objects: int
+
+
 ServerEffect = (
-    Send | CloseLink | Shutdown | StartTrace | Facts | TasksWait | WorkerCame | WorkerGone | NoWorkers | DisksFull
+    Send
+    | CloseLink
+    | Shutdown
+    | StartTrace
+    | Facts
+    | Record
+    | TasksWait
+    | WorkerCame
+    | WorkerGone
+    | NoWorkers
+    | DisksFull
+    | Settled
 )

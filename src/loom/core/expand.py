@@ -12,20 +12,23 @@ what was expanded already, and takes the parts from there; out of the array, onc
 
 from __future__ import annotations
 
+from array import array
 from collections import deque
-from itertools import product
+from itertools import accumulate, product
 from math import prod
 from typing import Final
 
 from msgspec.msgpack import Encoder
 
 from loom.core import states
+from loom.core.columns import ids_column
 from loom.core.graph import Graph
 from loom.core.kinds import Kind, Kinds
 from loom.core.node import ALIAS, COPIED, DYNAMIC, EXPANDED, GATHERED, REPEATS, MadeChunk, Node
 from loom.core.session import Failure
 from loom.core.tracing import plan_of
 from loom.errors import ProtocolError
+from loom.facts import TasksMade
 from loom.ids import NUMBER_BITS
 from loom.limits import MAX_COPIES, MAX_INPUTS
 from loom.messages import ARRAY_MAKE, DSLICE, GET, SLICE, GetConfig, SliceConfig
@@ -115,7 +118,7 @@ class Expander:
         parts = _positional(source)
         if source.state in states.UNFINISHED:
             return parts
-        source.flags |= GATHERED
+        self._graph.mark(source, GATHERED)
         kind = self._kinds.find(GET, source.kind.label, _LIGHT)
         configs = [_encode(GetConfig(i)) for i in range(len(parts))]
         return self._make(source, kind, configs, [[source]] * len(parts))
@@ -191,6 +194,8 @@ class Expander:
         numbers = [[source.number for source in own] for own in inputs]
         chunk = MadeChunk(first, of.level(), configs, numbers, of.users_number, of.rules())
         session.enter_chunk(chunk)
+        if self._graph.journal is not None:
+            self._graph.journal.append(_made_fact(of, kind, first, configs, numbers))
         made = []
         for number, own in enumerate(inputs, first):
             node = Node(session, number, chunk, kind, tuple(dict.fromkeys(own)), 0)
@@ -202,6 +207,24 @@ class Expander:
         if self._graph.facts is not None:
             self._graph.facts += plan_of(session.id, made)
         return made
+
+
+def _made_fact(of: Node, kind: Kind, first: int, configs: list[bytes], inputs: list[list[int]]) -> TasksMade:
+    ends = array("I", accumulate(map(len, inputs)))
+    return TasksMade(
+        of.session.id,
+        first,
+        of.users_number,
+        of.level(),
+        of.rules(),
+        kind.symbol,
+        kind.label,
+        kind.request,
+        kind.time_limit_ms,
+        configs if len(set(configs)) > 1 else configs[:1],
+        ends.tobytes(),
+        ids_column(number for own in inputs for number in own),
+    )
 
 
 def _positional(node: Node) -> list[Node]:

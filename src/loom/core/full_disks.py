@@ -39,7 +39,9 @@ class FullDisks:
             self.next_at = None
             self.all_wait = False
             return
-        idle = [worker for worker in self._full if not (worker.loads or worker.full or worker.leaving)]
+        idle = [
+            worker for worker in self._full if not (worker.loads or worker.full or worker.leaving or worker.attaching)
+        ]
         found = {worker: node for worker in idle if (node := self._find_for(worker)) is not None}
         none_has_room = len(self._full) == len(self._workers)
         self.all_wait = bool(found) or (none_has_room and any(s.ready for s in self._graph.sessions.values()))

@@ -14,7 +14,7 @@ from typing import Final
 
 from loom.core import states
 from loom.core.cluster import Worker
-from loom.core.columns import column
+from loom.core.columns import column, ids_column
 from loom.core.events import Fact, InputsChanged, PlanGrew, TaskFailed
 from loom.core.kinds import Kind
 from loom.core.lineage import Lineage
@@ -28,6 +28,7 @@ from loom.core.node import (
     GATHERED,
     HAS_LENGTH,
     INLINED,
+    KEPT,
     LISTED,
     NO_RULES,
     RECALLED,
@@ -41,8 +42,9 @@ from loom.core.node import (
 )
 from loom.core.session import Failure, Session, Tries
 from loom.errors import ProtocolError
+from loom.facts import AnyFact, PlanAdded, TaskBecame, TaskMarked, TasksFailed, TasksFinished
 from loom.limits import LINEAGE_BYTES, MAX_CHUNK_TASKS
-from loom.messages import CANCELLED_TEXT, RESULT, FailedResult, PlanChunk
+from loom.messages import CANCELLED_TEXT, RESULT, FailedResult, FinishedTask, PlanChunk
 from loom.resources import Request
 
 KindOf = Callable[[str, str, Request, int], Kind]
@@ -63,14 +65,27 @@ class Graph:
         self.to_write: list[tuple[Worker, int, bytes]] = []  # objects to save, and where
         self.to_expand: dict[Node, None] = {}
         self.facts: list[Fact] | None = None  # for the trace, while there is one
+        self.journal: list[AnyFact] | None = None  # facts of this turn, where they are written down
         self.touched: dict[Worker, None] = {}  # workers whose loads have changed
         self.witness: Callable[[Node], None] | None = None  # is told of every finish: for tests
         self.n_finished = 0  # tasks whose object is held somewhere
 
     # -- Plans --------------------------------------------------------------------------------------------------------
 
-    def add_chunk(self, session: Session, plan: PlanChunk, kind_of: KindOf, stands_for: int | None = None) -> Node:
-        """Take a chunk in and return its last task; ProtocolError leaves the session unusable (its link is cut)."""
+    def add_chunk(
+        self,
+        session: Session,
+        plan: PlanChunk,
+        kind_of: KindOf,
+        stands_for: int | None = None,
+        seq: int = 0,
+        names: list[tuple[int, str]] | None = None,
+    ) -> Node:
+        """Take a chunk in and return its last task; ProtocolError leaves the session unusable (its link is cut).
+
+        `seq` and `names` are for the journal.
+        """
+        n_facts = len(self.journal) if self.journal is not None else 0
         chunk = Chunk(plan, stands_for)
         rows = len(chunk)
         if rows > MAX_CHUNK_TASKS:
@@ -120,6 +135,8 @@ class Graph:
         self.lineage.limit()
         if self.facts is not None:
             self.facts.append(PlanGrew(session.id, plan))
+        if self.journal is not None:  # before what came of it
+            self.journal.insert(n_facts, PlanAdded(session.id, seq, plan, stands_for, names or []))
         return node
 
     def _mark(self, node: Node) -> None:
@@ -175,7 +192,7 @@ class Graph:
         for source in lost:
             self.need(source)
         if unmet == 0:
-            self._make_ready(node)
+            self.make_ready(node)
         elif node.state == states.WAITING:
             self.look_ahead(node)
 
@@ -192,7 +209,7 @@ class Graph:
                 self.fail(node, source.session.failures[source.number])
                 return
         target = self.add_chunk(node.session, plan, kind_of, node.users_number)
-        target.flags |= GATHERED
+        self.mark(target, GATHERED)
         node.flags |= ALIAS
         self._take_back(node)
         node.move(states.WAITING)
@@ -227,15 +244,52 @@ class Graph:
         if self.facts is not None:
             symbol = "" if node.is_held() else kind.symbol
             self.facts.append(InputsChanged(node.session.id, node.number, symbol, numbers))
+        if self.journal is not None:
+            self.journal.append(
+                TaskBecame(
+                    node.session.id,
+                    node.number,
+                    kind.symbol,
+                    kind.label,
+                    kind.request,
+                    kind.time_limit_ms,
+                    config,
+                    ids_column(numbers),
+                    node.flags & KEPT,
+                )
+            )
         lost = self._await_inputs(node)
         for source in old_inputs:
             self.let_go(source)
         for source in lost:
             self.need(source)
 
+    def mark(self, node: Node, flag: int) -> None:
+        """Set a flag that is kept (`node.KEPT`)."""
+        node.flags |= flag
+        if self.journal is not None:
+            self.journal.append(TaskMarked(node.session.id, node.number, node.flags & KEPT))
+
+    def abandon_plan(self, session: Session) -> None:
+        """The rest of a plan that was under way never comes; O(all tasks of the session)."""
+        session.plan_open = False
+        nodes = list(session.nodes())
+        children: dict[Node, int] = {}
+        for node in nodes:
+            for source in node.inputs:
+                children[source] = children.get(source, 0) + 1
+        for node in nodes:
+            unborn = node.n_children - children.get(node, 0) - (1 if node.flags & CANCELLED else 0)
+            if unborn:
+                node.n_children -= unborn
+                node.n_pending -= unborn
+        for node in nodes:
+            if node.state != states.FORGOTTEN:
+                self.let_go(node)
+
     # -- Progress -----------------------------------------------------------------------------------------------------
 
-    def _make_ready(self, node: Node) -> None:
+    def make_ready(self, node: Node) -> None:
         if node.flags & (DYNAMIC | COPIED) and node.is_held():
             if not node.flags & EXPANDED:
                 self.to_expand[node] = None
@@ -304,7 +358,7 @@ class Graph:
                 consumer.n_unmet -= 1
                 if consumer.state == states.WAITING:
                     if consumer.n_unmet == 0:
-                        self._make_ready(consumer)
+                        self.make_ready(consumer)
                     else:
                         self.look_ahead(consumer)
         flags = node.flags
@@ -338,6 +392,7 @@ class Graph:
         self.touched[worker] = None
         node.worker = None
         node.flags &= ~RECALLED
+        node.outlive_attempts()
 
     def give_back(self, node: Node) -> None:
         """The task was not started by its worker and is no longer that worker's."""
@@ -348,7 +403,7 @@ class Graph:
             self.look_ahead(node)
         else:
             node.move(states.WAITING)
-            self._make_ready(node)
+            self.make_ready(node)
 
     @staticmethod
     def _consumers_come_back(node: Node) -> None:
@@ -398,6 +453,10 @@ class Graph:
                 stack.extend(node.consumers)
                 node.consumers = None
             settled.append(node)
+        if settled and self.journal is not None:
+            numbers = ids_column(node.number for node in settled)
+            session = settled[0].session.id
+            self.journal.append(TasksFailed(session, numbers, failure.task, failure.worker, failure.error))
         for node in settled:
             for source in node.inputs:
                 source.n_pending -= 1
@@ -472,6 +531,7 @@ class Graph:
         """The object of a finished task is nowhere any more."""
         node.flags &= ~WRITING
         node.worker = node.replicas = None
+        node.outlive_attempts()
         node.move(states.DROPPED)
         self.n_finished -= 1
 
@@ -525,7 +585,7 @@ class Graph:
             self.fail(node, failure)
             return []
         if not unmet:
-            self._make_ready(node)
+            self.make_ready(node)
         return dropped
 
     # -- Sessions -----------------------------------------------------------------------------------------------------
@@ -555,3 +615,13 @@ class Graph:
                 node.state = states.FORGOTTEN
                 session.leave_chunk(node)
         return True
+
+
+def finished_fact(accepted: list[FinishedTask]) -> TasksFinished:
+    """Of results that were accepted, for the journal."""
+    return TasksFinished(
+        ids_column([done.task for done in accepted]),
+        ids_column([done.attempt for done in accepted]),
+        ids_column([done.size_bytes for done in accepted]),
+        [(row, done.length) for row, done in enumerate(accepted) if done.length],
+    )

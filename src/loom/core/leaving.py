@@ -9,6 +9,7 @@ from typing import Final
 from loom.core import states
 from loom.core.cluster import Worker
 from loom.core.graph import Graph
+from loom.core.news import object_at
 from loom.core.node import WANTED, Node
 from loom.core.outbox import Outbox
 from loom.messages import ObjectAt, StopWorker, TakeObjects
@@ -76,7 +77,7 @@ class Leaving:
 
     def _hand_over(self, worker: Worker, nodes: Iterable[Node], but: Worker | None) -> None:
         """Have others take what of these objects is needed and would go with `worker`."""
-        takers = [w for w in self._workers.values() if not (w.leaving or w.disk_full or w is but)]
+        takers = [w for w in self._workers.values() if not (w.leaving or w.attaching or w.disk_full or w is but)]
         takers = [w for w in takers if not w.over_budget] or takers
         if not takers:
             return
@@ -88,7 +89,7 @@ class Leaving:
                 given_bytes, place = least[0]
                 heapreplace(least, (given_bytes + node.size_bytes + 1, place))
                 waits_for[node] = takers[place]
-                given[place].append(ObjectAt(node.id, node.size_bytes, [worker.id]))
+                given[place].append(object_at(node, [worker.id]))
         for taker, objects in zip(takers, given, strict=True):
             for start in range(0, len(objects), _OBJECTS_A_MESSAGE):
                 some = objects[start : start + _OBJECTS_A_MESSAGE]

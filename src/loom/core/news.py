@@ -9,7 +9,7 @@ from loom.core import states
 from loom.core.cluster import Worker
 from loom.core.columns import ids_column
 from loom.core.graph import Graph
-from loom.core.node import INLINED, REPEATS, WANTED, WRITING, Node
+from loom.core.node import HAS_LENGTH, INLINED, REPEATS, WANTED, WRITING, Node
 from loom.core.outbox import Outbox
 from loom.core.session import Session
 from loom.ids import NUMBER_BITS
@@ -95,7 +95,7 @@ def _run_tasks(worker: Worker, nodes: list[Node]) -> RunTasks:
             if source.replicas and worker in source.replicas:
                 continue
             holders = source.holders()[:MAX_LOCATIONS]
-            missing[base | source.number] = ObjectAt(base | source.number, source.size_bytes, [h.id for h in holders])
+            missing[base | source.number] = object_at(source, [holder.id for holder in holders])
             _introduce(holders, worker.peers_told, peers)
         ids = node.input_ids() if node.flags & REPEATS else [base | source.number for source in inputs]
         flags = RESULT if node.flags & WANTED else 0
@@ -103,6 +103,12 @@ def _run_tasks(worker: Worker, nodes: list[Node]) -> RunTasks:
         limit_ms = node.rules().time_limit_ms if kind.time_limit_ms else 0
         tasks.append(RunTask(number, node.attempt, kind.number, flags, limit_ms, node.n_pending, node.config(), ids))
     return RunTasks(kinds, peers, list(missing.values()), tasks)
+
+
+def object_at(node: Node, workers: list[int]) -> ObjectAt:
+    """Of a finished task."""
+    length = node.session.lengths[node.number] if node.flags & HAS_LENGTH else 0
+    return ObjectAt(node.id, node.attempt, node.size_bytes, length, workers)
 
 
 def tell_client(session: Session, outbox: Outbox) -> None:

@@ -32,6 +32,8 @@ CANCELLED: Final = 4096  # its future was cancelled, and counts as failed until 
 CUT: Final = 8192  # its spec is forgotten: an object that is lost cannot be made again
 SUSPECT: Final = 16384  # one more worker lost with it, and it is not run again
 
+KEPT: Final = DYNAMIC | COPIED | EXPANDED | GATHERED | ALIAS  # what a server that starts again has to know of these
+
 NO_RULES: Final = Rules()
 _PRIORITY_SHIFT: Final = 32  # above all levels
 
@@ -248,6 +250,11 @@ class Node:
         """By which a client knows the task, or the one that it is run for."""
         stands_for = self.chunk.stands_for
         return self.number if stands_for is None else stands_for
+
+    def outlive_attempts(self) -> None:
+        """Attempts of an earlier server are over: those to come are told from all of its."""
+        if self.attempt < self.session.before_first_attempt:
+            self.attempt = self.session.before_first_attempt
 
     def move(self, state: int) -> None:
         """Change state; a move that is not in the table is a bug of ours."""

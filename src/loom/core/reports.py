@@ -9,10 +9,11 @@ from __future__ import annotations
 from typing import Final
 
 from loom.core import states
+from loom.core.attaching import Attaching
 from loom.core.checkpoints import Checkpoints
 from loom.core.cluster import Worker
 from loom.core.columns import column, ids_column
-from loom.core.graph import Graph
+from loom.core.graph import Graph, finished_fact
 from loom.core.kinds import Kind, Kinds
 from loom.core.leaving import Leaving
 from loom.core.losses import Losses
@@ -38,6 +39,7 @@ from loom.messages import (
     TasksFinished,
     TasksGivenBack,
     WorkerCondition,
+    WorkerInventory,
     WorkerLeaves,
 )
 from loom.resources import Request
@@ -54,6 +56,7 @@ class Reports:
         kinds: Kinds,
         relays: Relays,
         leaving: Leaving,
+        attaching: Attaching,
     ) -> None:
         self._graph = graph
         self._losses = losses
@@ -62,6 +65,7 @@ class Reports:
         self._kinds = kinds
         self._relays = relays
         self._leaving = leaving
+        self._attaching = attaching
         self._alias = kinds.find(SAME, "", Request())  # what a redirected task becomes
 
     def end_turn(self) -> None:
@@ -97,6 +101,8 @@ class Reports:
                 self._scheduler.set_condition(worker, message.over_budget, message.disk_full)
             case WorkerLeaves():
                 self._leaving.begin(worker)
+            case WorkerInventory():
+                self._attaching.on_inventory(worker, message)
             case CheckpointWritten():
                 self._on_checkpoint_written(worker, message)
             case RelayPiece():
@@ -122,6 +128,7 @@ class Reports:
         finish = self._graph.finish
         measured: dict[Kind, None] = {}
         made: list[Node] | None = [] if worker.leaving else None
+        accepted: list[FinishedTask] | None = [] if self._graph.journal is not None else None
         for done in tasks:
             node = self._running(worker, done.task, done.attempt)
             if node is None:
@@ -133,10 +140,14 @@ class Reports:
             finish(node, done.size_bytes, done.length, done.packed)
             if made is not None:
                 made.append(node)
+            if accepted is not None:
+                accepted.append(done)
         for kind in measured:
             kind.estimate()
         if made:
             self._leaving.finished(worker, made)
+        if accepted and self._graph.journal is not None:
+            self._graph.journal.append(finished_fact(accepted))
 
     def _on_task_redirected(self, worker: Worker, message: TaskRedirected) -> None:
         node = self._running(worker, message.task, message.attempt)

@@ -1,8 +1,8 @@
 """The server's brain: what clients and workers say becomes changes of the graph, and those become messages.
 
-A turn: every event is applied (`_on_<message>`; what workers say in `reports`), then dynamic tasks are expanded, then
-the scheduler places tasks, then what has changed is put into one batch per peer (`news`). A peer that breaks the
-protocol loses its link and nothing else happens.
+A turn: every event is applied (what workers say in `reports`, what clients say in `clients`), then dynamic tasks are
+expanded, then the scheduler places tasks, then what has changed is put into one batch per peer (`news`). A peer that
+breaks the protocol loses its link and nothing else happens.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ import math
 from collections.abc import Callable
 from typing import Final
 
-from loom.core import states
+from loom import __version__
+from loom.core.attaching import Attaching
+from loom.core.clients import Clients
 from loom.core.cluster import Worker
-from loom.core.columns import column
 from loom.core.crashes import Blame, Crashes
 from loom.core.events import (
     CloseLink,
@@ -24,9 +25,10 @@ from loom.core.events import (
     LinkUp,
     NoWorkers,
     Received,
+    Record,
     ServerEffect,
     ServerEvent,
-    Shutdown,
+    Settled,
     TasksWait,
     WorkerCame,
     WorkerGone,
@@ -37,51 +39,29 @@ from loom.core.kinds import Kinds
 from loom.core.leaving import Leaving
 from loom.core.losses import Losses
 from loom.core.news import assign_tasks, tell_changes, tell_client
-from loom.core.node import CANCELLED, INLINED, WANTED, WRITING, Node
 from loom.core.outbox import Outbox
+from loom.core.past import Past
 from loom.core.relays import Relays
 from loom.core.reports import Reports
+from loom.core.restore import restore_session
 from loom.core.schedule import Scheduler
 from loom.core.session import Session
 from loom.core.tracing import Tracing
 from loom.errors import ProtocolError
-from loom.ids import SERVER_MADE, task_id
-from loom.limits import CRASH_LIMIT, LINEAGE_BYTES, LINK_SILENCE_S, MAX_SESSIONS, SESSION_GRACE_S
-from loom.messages import (
-    Acked,
-    CancelResults,
-    CloseSession,
-    FailedResult,
-    ForgetSession,
-    GetStats,
-    GiveBack,
-    LocateResult,
-    Message,
-    OpenSession,
-    PlanChunk,
-    RegisterWorker,
-    RelayFetch,
-    Release,
-    ResumeSession,
-    SessionOpened,
-    SessionRefused,
-    SetTrace,
-    Stats,
-    StopWorker,
-    SubmitChunk,
-    Terminate,
-    WorkerAccepted,
-)
+from loom.facts import ServerStarted, WorkerAttached, WorkerDetached
+from loom.limits import CRASH_LIMIT, LINEAGE_BYTES, LINK_SILENCE_S, PATIENCE_S, REATTACH_S, RESTART_GRACE_S
+from loom.messages import GiveBack, Message, OpenSession, RegisterWorker, ResumeSession, WorkerAccepted
 
 _ALONE_S: Final = 5.0  # workers that were just started are on their way
-_PAGES_A_TURN: Final = 16  # of a closed session taken apart in one turn: some milliseconds
 
 
 class ServerCore:
     """`incarnation` must be higher than that of any earlier server whose workers or clients may still be there.
 
     `silence_s`: how long workers may be silent; the shell watches that. `crash_limit`: of workers that may be lost with
-    one task, 0 for no limit. `lineage_bytes`: of specs of tasks that are over.
+    one task, 0 for no limit. `lineage_bytes`: of specs of tasks that are over. `past`: what the journal says, empty for
+    a new one; `server` names it, and that of a new one. Without it nothing is written down. `reattach_s`: how long the
+    workers that are in it are waited for.
     """
 
     def __init__(
@@ -90,8 +70,12 @@ class ServerCore:
         silence_s: float = LINK_SILENCE_S,
         crash_limit: int = CRASH_LIMIT,
         lineage_bytes: int = LINEAGE_BYTES,
+        server: int = 0,
+        past: Past | None = None,
+        reattach_s: float = REATTACH_S,
     ) -> None:
         self.incarnation = incarnation
+        self._server = server
         self._silence_s = silence_s
         self.graph = Graph(lineage_bytes)
         self.scheduler = Scheduler(self.graph)
@@ -101,23 +85,48 @@ class ServerCore:
         self.outbox = Outbox()
         self.relays = Relays(self.outbox)
         self.leaving = Leaving(self.graph, self.outbox, self.workers)
-        self.dying: list[Session] = []  # closed sessions, taken apart in steps
-        self.peers: dict[int, Session | Worker | str] = {}  # by link; the role until the first message came
+        self.attaching = Attaching(self.graph, self._losses, self.outbox, incarnation, reattach_s)
         self.witness: Callable[[Worker, Blame | None], None] | None = None  # is told of lost workers first: for tests
         self._kinds = Kinds()
-        self._reports = Reports(self.graph, self._losses, self.scheduler, self._kinds, self.relays, self.leaving)
+        self._reports = Reports(
+            self.graph, self._losses, self.scheduler, self._kinds, self.relays, self.leaving, self.attaching
+        )
         self._expander = Expander(self.graph, self._kinds)
         self._tracing = Tracing(self.graph)
+        self.clients = Clients(
+            self.graph,
+            self._kinds,
+            self.workers,
+            self.outbox,
+            self.relays,
+            self._tracing,
+            incarnation,
+            self.stats,
+        )
+        self.peers = self.clients.peers
         self._alone_at: float | None = None  # when to say that tasks wait and there is no worker
-        self._next_session = 1
         self._next_worker = 1
         self._effects: list[ServerEffect] = []
         self._now = 0.0
+        if past is not None:
+            self._restore(past)
+
+    def _restore(self, past: Past) -> None:
+        """Go on from what the journal says, and begin to write."""
+        for session in past.sessions.values():
+            restore_session(self.graph, session, self._kinds.find, self.incarnation, self.attaching.ghost)
+        self.clients.next_session, self._next_worker = past.next_session, past.next_worker
+        if past.sessions:
+            self.attaching.expect(past.workers)
+        started = ServerStarted(self._server, self.incarnation, past.next_session, past.next_worker, __version__)
+        self.graph.journal = [started]
 
     # -- The turn -----------------------------------------------------------------------------------------------------
 
     def step(self, events: list[ServerEvent], now: float) -> list[ServerEffect]:
         self._now = now
+        if self.attaching.settling and self.attaching.settle_at is None:
+            self._begin_to_settle()
         for event in events:
             match event:
                 case Received():
@@ -131,7 +140,23 @@ class ServerCore:
                 case LinkDrained():
                     self._on_link_full(event.link, False)
         self._reports.end_turn()
-        self._end_sessions()
+        self.clients.end_turn(now)
+        if self.attaching.settling and self.attaching.is_over(now):
+            self._settle()
+        if self.attaching.settling:
+            tell_changes(self.graph, self.workers, self.outbox)
+        else:
+            self._go_on(now)
+        effects: list[ServerEffect] = [*self._tracing.take(), *self.outbox.take(), *self.clients.take()]
+        effects += self._effects
+        self._effects = []
+        if self.graph.journal:
+            effects.insert(0, Record(self.graph.journal))
+            self.graph.journal = []
+        return effects
+
+    def _go_on(self, now: float) -> None:
+        """Draw the conclusions from what has happened."""
         if self.graph.to_expand:
             self._expander.run(sum(w.cpus for w in self.workers.values()))
         self.scheduler.fail_unknown()
@@ -145,17 +170,27 @@ class ServerCore:
         self._assign()
         for session in self.graph.sessions.values():
             tell_client(session, self.outbox)
-        effects: list[ServerEffect] = [*self._tracing.take(), *self.outbox.take(), *self._effects]
-        self._effects = []
-        return effects
+
+    def _begin_to_settle(self) -> None:
+        """The server has just started again: clients and workers come back."""
+        for session in self.graph.sessions.values():
+            if not session.name:
+                session.ends_at = self._now + RESTART_GRACE_S
+
+    def _settle(self) -> None:
+        missing = list(self.attaching.expected.values())
+        self._effects.append(Settled(missing, self.attaching.settle()))
+        self.relays.lose_worker(self.attaching.ghost)
 
     def next_deadline(self) -> float | None:
         """When `step` wants to be called although nothing happens."""
-        deadlines = [s.detached_at + SESSION_GRACE_S for s in self.graph.sessions.values() if s.detached_at is not None]
-        if self.dying:
-            deadlines.append(self._now)
-        deadlines += [at for at in (self.scheduler.ask_again_at, self._alone_at) if at is not None and at < math.inf]
-        return min(deadlines, default=None)
+        deadlines = (
+            self.clients.next_deadline(self._now),
+            self.scheduler.ask_again_at,
+            self._alone_at,
+            self.attaching.settle_at,
+        )
+        return min([at for at in deadlines if at is not None and at < math.inf], default=None)
 
     def _look_for_workers(self) -> None:
         """Say after some time, once, that tasks wait and there is no worker."""
@@ -189,7 +224,7 @@ class ServerCore:
                 if isinstance(peer, Worker):
                     self._reports.on_message(peer, message, self._now)
                 elif isinstance(peer, Session):
-                    self._on_client_message(peer, link, message)
+                    self.clients.on_message(peer, link, message)
                 else:
                     self._on_first_message(link, peer, message)
             except ProtocolError as error:
@@ -199,7 +234,7 @@ class ServerCore:
         self._effects.append(CloseLink(link, reason, at_fault=True))
         peer = self.peers.get(link)
         if isinstance(peer, Session):
-            self._end_session(peer)  # what it said cannot be trusted: no resuming
+            self.clients.end(peer)  # what it said cannot be trusted: no resuming
         else:
             self._on_link_down(link)
 
@@ -209,9 +244,7 @@ class ServerCore:
         if isinstance(peer, Worker):
             self._lose_worker(peer, self._crashes.blame(peer))
         elif isinstance(peer, Session):
-            peer.link = None
-            peer.detached_at = self._now
-            self.relays.detach(peer)
+            self.clients.link_down(peer, self._now)
 
     def _on_link_full(self, link: int, full: bool) -> None:
         peer = self.peers.get(link)
@@ -227,9 +260,9 @@ class ServerCore:
     def _on_first_message(self, link: int, role: str, message: Message) -> None:
         match role, message:
             case "client", OpenSession():
-                self._open_session(link, message)
+                self.clients.open(link, message)
             case "client", ResumeSession():
-                self._resume_session(link, message)
+                self.clients.resume(link, message, self._now)
             case "worker", RegisterWorker():
                 self._register_worker(link, message)
             case _:
@@ -243,12 +276,20 @@ class ServerCore:
         self.workers[worker.id] = worker
         self.peers[link] = worker
         self.scheduler.add_worker(worker)
-        self.outbox.send(link, WorkerAccepted(worker.id, self.incarnation, round(1000 * self._silence_s)))
+        server, incarnation, before = message.before
+        journal = self.graph.journal
+        keeps = journal is not None and server == self._server and before > 0
+        silence_ms = round(1000 * self._silence_s)
+        patience_s = PATIENCE_S if journal is not None else 0
+        self.outbox.send(link, WorkerAccepted(worker.id, self._server, self.incarnation, silence_ms, keeps, patience_s))
+        if journal is not None:
+            journal.append(WorkerAttached(worker.id, worker.name))
         self._tracing.on_worker(worker, self.outbox)
         self._effects.append(WorkerCame(link, worker.name, worker.cpus))
-        incarnation, before = message.before
-        if incarnation == self.incarnation:
+        if server == self._server and incarnation == self.incarnation:
             self._come_back(before)
+        if keeps:
+            self.attaching.begin(worker)
 
     def _come_back(self, before: int) -> None:
         """A worker that registers has been `before`, on a link that nobody has missed yet or that was given up."""
@@ -264,6 +305,9 @@ class ServerCore:
         if self.witness is not None:
             self.witness(worker, blame)
         del self.workers[worker.id]
+        if self.graph.journal is not None:
+            self.graph.journal.append(WorkerDetached(worker.id))
+        self.attaching.lose_worker(worker)
         n_tasks, n_objects = self._losses.lose_worker(worker, blame)
         self._effects.append(WorkerGone(worker.name, worker.leaving, n_tasks, n_objects))
         if blame is not None:
@@ -272,153 +316,6 @@ class ServerCore:
         self.scheduler.remove_worker(worker)
         self.relays.lose_worker(worker)
         self._tracing.on_worker_lost(worker)
-
-    # -- Sessions -----------------------------------------------------------------------------------------------------
-
-    def _open_session(self, link: int, message: OpenSession) -> None:
-        if len(self.graph.sessions) >= MAX_SESSIONS:
-            self.outbox.send(link, SessionRefused(f"the server has {MAX_SESSIONS} sessions already"))
-            return
-        session = Session(self._next_session, message.token, message.credit_bytes, link, self.incarnation)
-        self._next_session += 1
-        self.graph.sessions[session.id] = session
-        self.peers[link] = session
-        self.outbox.send(link, SessionOpened(session.id, self.incarnation))
-
-    def _resume_session(self, link: int, message: ResumeSession) -> None:
-        session = self.graph.sessions.get(message.session)
-        if session is None or session.token != message.token:
-            reason = "the session is over: the server restarted or the grace period has passed"
-            self.outbox.send(link, SessionRefused(reason))
-            return
-        if session.link is not None:  # the old link has not been noticed to be dead
-            self._effects.append(CloseLink(session.link, "its session was resumed on another link"))
-            self._on_link_down(session.link)
-        session.link = link
-        session.full = False
-        session.detached_at = None
-        session.credit_bytes = message.credit_bytes
-        session.unacked = True
-        session.peers_told.clear()
-        session.results_to_tell.clear()
-        session.failures_to_tell.clear()
-        self.peers[link] = session
-        self.outbox.send(link, SessionOpened(session.id, self.incarnation))
-        for node in session.nodes():
-            if node.flags & WANTED:
-                self._tell_again(node)
-
-    def _tell_again(self, node: Node) -> None:
-        """The client does not have this result, or may not have it."""
-        node.flags &= ~INLINED
-        if node.flags & WRITING:
-            pass  # the client hears of it when its checkpoint is in place
-        elif node.state == states.FINISHED:
-            node.session.results_to_tell.append((node, None))
-        elif node.state == states.FAILED:
-            failure = node.session.failures[node.number]
-            told = FailedResult(node.number, failure.task, failure.worker, failure.error)
-            node.session.failures_to_tell.append(told)
-        elif node.state == states.DROPPED:
-            self.graph.need(node)
-
-    def _end_session(self, session: Session) -> None:
-        if session.link is not None:
-            self.peers.pop(session.link)
-            session.link = None
-        self.graph.close(session)
-        self._tracing.on_session_end(session, self.workers.values(), self.outbox)
-        self.relays.forget(session)
-        self.dying.append(session)
-        for worker in self.workers.values():
-            self.graph.forget_at(worker, session)
-            self.graph.touched[worker] = None
-            self.outbox.send(worker.link, ForgetSession(session.id))
-
-    def _end_sessions(self) -> None:
-        for session in [s for s in self.graph.sessions.values() if s.detached_at is not None]:
-            if session.detached_at is not None and self._now >= session.detached_at + SESSION_GRACE_S:
-                self._end_session(session)
-        for _ in range(_PAGES_A_TURN):
-            if not self.dying:
-                break
-            if not self.graph.dismantle(self.dying[-1]):
-                self.dying.pop()
-
-    # -- What clients say ---------------------------------------------------------------------------------------------
-
-    def _on_client_message(self, session: Session, link: int, message: Message) -> None:
-        match message:
-            case SubmitChunk():
-                if self._is_new(session, message.seq):
-                    self._on_submit(session, message.chunk)
-            case Release():
-                if self._is_new(session, message.seq):
-                    self._on_release(session, message)
-            case GetStats():
-                self._is_new(session, message.seq)
-                self.outbox.send(link, Stats(message.seq, self.stats()))
-            case LocateResult():
-                if self._is_new(session, message.seq):
-                    node = session.find(message.number)
-                    if node is not None and node.flags & WANTED:
-                        self._tell_again(node)
-            case RelayFetch():
-                if self._is_new(session, message.seq):
-                    object_id = task_id(session.id, message.number)
-                    self.relays.ask(session, session.find(message.number), object_id)
-            case CancelResults():
-                if self._is_new(session, message.seq):
-                    self._on_cancel(session, message)
-            case SetTrace():
-                if self._is_new(session, message.seq):
-                    self._tracing.start(session, message.path, self.workers.values(), self.outbox)
-            case CloseSession():
-                self.outbox.send(link, Acked(message.seq))
-                self._effects.append(CloseLink(link, "the client closed its session"))
-                self._end_session(session)
-            case Terminate():
-                self._is_new(session, message.seq)
-                for worker in self.workers.values():
-                    self.outbox.send(worker.link, StopWorker())
-                self._effects.append(Shutdown())
-            case _:
-                raise ProtocolError(f"a client sent {type(message).__name__} in a session")
-
-    @staticmethod
-    def _is_new(session: Session, seq: int) -> bool:
-        """Commands are applied once, in order; one that comes again after a reconnect is only acknowledged."""
-        session.unacked = True
-        if seq <= session.applied_seq:
-            return False
-        if seq != session.applied_seq + 1:
-            raise ProtocolError(f"command {seq} came after {session.applied_seq}")
-        session.applied_seq = seq
-        return True
-
-    def _on_submit(self, session: Session, chunk: PlanChunk) -> None:
-        if chunk.first != session.next_number or chunk.plan_first > chunk.first:
-            raise ProtocolError(f"a plan chunk begins at {chunk.first}, not at {session.next_number}")
-        last = self.graph.add_chunk(session, chunk, self._kinds.find)
-        session.next_number = last.number + 1
-        session.plan_open = chunk.more
-        if session.next_number >= SERVER_MADE:
-            raise ProtocolError("the session has used up its task numbers")
-
-    def _on_release(self, session: Session, message: Release) -> None:
-        session.credit_bytes += message.credit_bytes
-        for number in column(message.numbers, "Q"):
-            node = session.find(number)
-            if node is None or not node.flags & (WANTED | CANCELLED):
-                raise ProtocolError(f"task {number} was released twice or never submitted")
-            self.graph.release(node)
-
-    def _on_cancel(self, session: Session, message: CancelResults) -> None:
-        for number in column(message.numbers, "Q"):
-            node = session.find(number)
-            if node is None or not node.flags & WANTED:
-                raise ProtocolError(f"task {number} was cancelled twice, or it is no result")
-            self.graph.cancel(node)
 
     def stats(self) -> dict[str, int]:
         return {

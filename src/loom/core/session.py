@@ -1,4 +1,7 @@
-"""One client's world in the server: its tasks, its ready queues, what it has still to be told."""
+"""One client's world in the server: its tasks, its ready queues, what it has still to be told.
+
+One with a name may have several clients, one after the other.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from loom.core.node import SUSPECT, Chunk, MadeChunk, Node
 from loom.core.ready import ReadyQueue
 from loom.errors import ProtocolError
-from loom.ids import SERVER_MADE_COUNT, before_first_attempt, first_server_made
+from loom.ids import SERVER_MADE, SERVER_MADE_COUNT, before_first_attempt, first_server_made
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -48,8 +51,8 @@ class Session:
         "chunks",
         "crashes",
         "credit_bytes",
-        "detached_at",
         "doubts",
+        "ends_at",
         "failures",
         "failures_to_tell",
         "full",
@@ -59,6 +62,9 @@ class Session:
         "lengths",
         "link",
         "n_nodes",
+        "name",
+        "named",
+        "names",
         "next_number",
         "next_server_made",
         "on_trial",
@@ -68,19 +74,26 @@ class Session:
         "ready",
         "results_to_tell",
         "spec_bytes",
+        "starts",
         "token",
         "tries",
         "unacked",
         "unmet_said",
         "used_us",
+        "who",
     )
 
-    def __init__(self, id: int, token: bytes, credit_bytes: int, link: int, incarnation: int) -> None:
+    def __init__(self, id: int, token: bytes, credit_bytes: int, link: int | None, incarnation: int) -> None:
         self.id = id
         self.token = token
-        self.link: int | None = link
+        self.name = ""  # with one it outlives its client
+        self.who = ""  # its client, for people
+        self.names: dict[str, int] = {}  # results that another client finds again
+        self.named: dict[int, str] = {}  # the same by number
+        self.link = link
         self.full = False
-        self.detached_at: float | None = None
+        self.ends_at: float | None = None  # unless its client comes back before
+        self.starts: list[tuple[int, int]] = []  # incarnations that began since, and the next number then
         self.credit_bytes = credit_bytes
         self.before_first_attempt = before_first_attempt(incarnation)
         self.next_number = 0
@@ -112,6 +125,14 @@ class Session:
 
     def __repr__(self) -> str:
         return f"<session {self.id}: {self.n_nodes} tasks>"
+
+    def known_since(self, number: int, incarnation: int) -> bool:
+        """Whether a server of that incarnation knew the task, and the journal has kept it.
+
+        What was not in the journal when that server ended may have another meaning now.
+        """
+        later = [next_number for start, next_number in self.starts if start > incarnation]
+        return number >= SERVER_MADE or (bool(later) and number < later[0])
 
     def find(self, number: int) -> Node | None:
         page = self._pages.get(number >> _PAGE_BITS)

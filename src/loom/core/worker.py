@@ -4,6 +4,8 @@ It knows ids and sizes, never bytes. The shell performs the effects in order and
 relies on this: a task is not started before all its inputs are held here, facts are reported in causal order, each
 assignment that is not cancelled is answered once, what was given back does not run, and a cancelled task leaves no
 object behind, even where it was finished before the cancellation came.
+
+Without a server it says nothing and goes on with what it has, as long as the server has asked it to.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from types import MappingProxyType
 from typing import Final
 
 from loom.core import worker_states as ws
-from loom.core.columns import column, ids_column
+from loom.core.columns import column
 from loom.core.worker_chains import Chains
 from loom.core.worker_events import (
     CheckpointDone,
@@ -47,11 +49,13 @@ from loom.core.worker_events import (
     WorkerEvent,
 )
 from loom.core.worker_fetches import Fetches
+from loom.core.worker_keeping import what_is_here
+from loom.core.worker_objects import Objects
 from loom.core.worker_queues import Queues
 from loom.core.worker_reports import WorkerReports
-from loom.core.worker_tasks import INLINE, ReadBack, StopProgram, Task, WorkerKind
+from loom.core.worker_returns import Returns
+from loom.core.worker_tasks import INLINE, Task, WorkerKind
 from loom.errors import ProtocolError
-from loom.ids import session_of
 from loom.limits import INLINE_TASK_BYTES
 from loom.messages import (
     RESULT,
@@ -62,12 +66,10 @@ from loom.messages import (
     ForgetSession,
     GiveBack,
     Message,
-    NotTaken,
     ObjectAt,
     RecallTasks,
     RelayedObject,
     RelayObject,
-    RelayPiece,
     RunTask,
     RunTasks,
     StopWorker,
@@ -96,28 +98,33 @@ class WorkerCore:
         self._places = places
         self.queues = Queues(cpus, extras)
         self.tasks: dict[int, Task] = {}
-        self.held: dict[int, int] = {}  # object id -> size
+        self.objects = Objects(self.tasks)
+        self.held = self.objects.held
+        self.copies = self.objects.copies
         self.fetches = Fetches()
         self.fetching = self.fetches.under_way
         self.awaited: dict[int, list[Task]] = {}  # object id -> tasks that wait for it
-        self.copies: set[int] = set()  # stored objects that count for nothing: their tasks are to run here once more
+        self.reports = WorkerReports()
+        self._effects: list[WorkerEffect] = []
         self._chains = Chains(self.queues, self.tasks, self.held, self.awaited, self.copies)
+        self._returns = Returns(
+            self.tasks, self.awaited, self.objects, self.fetches, self.queues, self._chains, self.reports, self._effects
+        )
         self.saving: set[int] = set()  # objects that are being written to their checkpoints
         self.id = 0
+        self.attached = False  # a server has accepted us, and its link is there
+        self.patience_s = 0  # how long to keep everything when it is not
+        self.keeps_until: float | None = None  # without a server: when all that was kept becomes void
         self.leave_at: float | None = None  # the worker is to go: it starts nothing, and what runs is stopped then
         self._condition = Condition(False, False)
-        self._taking: set[int] = set()  # objects that a worker that leaves hands over, and that nobody here need want
         self._kinds: dict[int, WorkerKind] = {}
-        self._effects: list[WorkerEffect] = []
         self._for_loop: list[Task] = []
-        self._reports = WorkerReports()
-        self._dropped: list[int] = []
         self._now = 0.0
 
     # -- The turn -----------------------------------------------------------------------------------------------------
 
     def step(self, events: list[WorkerEvent], now: float) -> list[WorkerEffect]:
-        self._now = now
+        self._now = self._returns.now = now
         for event in events:
             match event:
                 case TasksDone():
@@ -135,17 +142,17 @@ class WorkerCore:
                 case Redirected():
                     self._on_redirected(event)
                 case ReadBackDone():
-                    self._on_read_back(event)
+                    self._returns.read_back(event)
                 case NotSent():
-                    self._requeue(self.queues.not_sent(event.executor, event.runs))
+                    self._returns.requeue(self.queues.not_sent(event.executor, event.runs))
                 case NotRun():
-                    self._requeue(self.queues.take_back(event.runs))
+                    self._returns.requeue(self.queues.take_back(event.runs))
                 case ExecutorLost():
                     self._on_executor_lost(event)
                 case ExecutorReady():
                     self.queues.executors[event.executor].alive = True
                 case Spoilt():
-                    self._on_spoilt(event.object)
+                    self._returns.spoilt(event.object)
                 case NotInline():
                     self._on_not_inline(event)
                 case CheckpointDone():
@@ -156,17 +163,20 @@ class WorkerCore:
                     self._on_over_memory(event)
                 case Condition():
                     self._condition = event
-                    self._reports.add(WorkerCondition(event.over_budget, event.disk_full))
+                    self.reports.add(WorkerCondition(event.over_budget, event.disk_full))
                 case Drain():
                     self._on_drain(event.until)
                 case ServerLost():
                     self._on_server_lost()
         if self.leave_at is not None and now >= self.leave_at:
-            self._stop_all()
+            self._returns.stop_all()
+        if self.keeps_until is not None and now >= self.keeps_until:
+            self._begin_anew()
         return self._flush()
 
     def next_deadline(self) -> float | None:
-        deadlines = [self.queues.next_deadline(), self._reports.quiet_until, self.leave_at if self.tasks else None]
+        deadlines = [self.queues.next_deadline(), self.reports.quiet_until, self.keeps_until]
+        deadlines.append(self.leave_at if self.tasks else None)
         return min((deadline for deadline in deadlines if deadline is not None), default=None)
 
     def expects(self, task: int, attempt: int) -> bool:
@@ -176,21 +186,22 @@ class WorkerCore:
 
     def unsaid(self) -> tuple[object, ...]:
         """What waits to become an effect: empty between steps."""
-        return self._effects, self._for_loop, self._dropped, *self._reports.unsaid(), *self.fetches.unsaid()
+        return self._effects, self._for_loop, self.objects.dropped, *self.reports.unsaid(), *self.fetches.unsaid()
 
     def _flush(self) -> list[WorkerEffect]:
-        effects, self._effects = self._effects, []
-        if self._dropped:
-            gone = [i for i in self._dropped if i not in self.held]
-            if gone:
-                effects.append(Drop(gone))
-            self._dropped = []
+        effects = self._effects.copy()
+        self._effects.clear()
+        if self.objects.dropped and (gone := self.objects.take_dropped()):
+            effects.append(Drop(gone))
         wanted = self.fetches.take_wanted()
         if wanted is not None:
-            self._reports.add(wanted)
-        messages = self._reports.take(self._now)
-        if messages:
-            effects.append(ToServer(messages))
+            self.reports.add(wanted)
+        if self.attached:
+            messages = self.reports.take(self._now)
+            if messages:
+                effects.append(ToServer(messages))
+        else:
+            self.reports.keep_failures()
         effects += self.fetches.take()
         if self._for_loop:
             inline = [task for task in self._for_loop if task.state == ws.READY]  # still, at the end of the turn
@@ -204,10 +215,6 @@ class WorkerCore:
         effects += placed
         return effects
 
-    def _report_missing(self, object_id: int) -> None:
-        """Tell the server that an object is not here. This ends no relay: one under way has the bytes already."""
-        self._reports.add(RelayPiece(object_id, b"", b"", False, "the worker does not have the object"))
-
     # -- What the server says -----------------------------------------------------------------------------------------
 
     def _on_server_message(self, message: Message) -> None:
@@ -216,23 +223,23 @@ class WorkerCore:
                 self._on_run_tasks(message)
             case DropObjects():
                 for object_id in column(message.objects, "Q"):
-                    self._drop(object_id)
+                    self._returns.drop(object_id)
             case CancelTasks():
                 for task_id in column(message.tasks, "Q"):
                     task = self.tasks.get(task_id)
                     if task is not None:
-                        self._cancel(task)
+                        self._returns.cancel(task)
                     else:  # it had been finished before
-                        self._drop(task_id)
+                        self._returns.drop(task_id)
             case RecallTasks():
                 for task_id in column(message.tasks, "Q"):
                     task = self.tasks.get(task_id)
                     if task is not None:
-                        self._give_back(task)
+                        self._returns.give_back(task)
             case GiveBack():
-                self._on_give_back(message.count)
+                self._returns.give_some_back(message.count)
             case ForgetSession():
-                self._on_forget_session(message.session)
+                self._returns.forget_session(message.session)
             case RelayObject():
                 self._effects.append(Relay(message.object, message.pieces, message.go_on))
             case WriteCheckpoint():
@@ -240,18 +247,11 @@ class WorkerCore:
                     self.saving.add(message.object)
                     self._effects.append(SaveObject(message.object, message.path))
                 else:
-                    self._report_missing(message.object)
+                    self.reports.missing(message.object)
             case WriteTrace():
                 self._effects.append(StartTrace(message.path))
             case TakeObjects():
-                for peer in message.peers:
-                    self.fetches.peers[peer.worker] = peer
-                for located in message.objects:
-                    if located.object not in self.held:
-                        self._taking.add(located.object)
-                        self._locate(located)
-                        if located.object not in self.fetching:
-                            self._on_unavailable(located.object)
+                self._on_take_objects(message)
             case RelayedObject():
                 self._on_relayed(message)
             case WorkerAccepted():
@@ -265,8 +265,7 @@ class WorkerCore:
         for kind in message.kinds:
             place = self._places.get(kind.symbol, "")
             self._kinds[kind.kind] = WorkerKind(kind.kind, kind.symbol, kind.label, kind.request, place)
-        for peer in message.peers:
-            self.fetches.peers[peer.worker] = peer
+        self.fetches.introduce(message.peers)
         for located in message.objects:
             self._locate(located)
         for run in message.tasks:
@@ -282,17 +281,17 @@ class WorkerCore:
             raise ProtocolError(f"the server sent a task of kind {run.kind} without saying what that is")
         old = self.tasks.get(run.task)
         if old is not None:
-            self._cancel(old)
+            self._returns.cancel(old)
         task = Task(run, kind)
         self.tasks[run.task] = task
         held = self.held
         if run.task in held:  # from before it was lost elsewhere
-            del held[run.task]
+            self.objects.release(run.task)
             self.copies.add(run.task)
         elif run.task in self.fetching and self.fetches.forget(run.task):
-            self._dropped.append(run.task)
+            self.objects.dropped.append(run.task)
         if self.leave_at is not None:
-            self._give_back(task)
+            self._returns.give_back(task)
             return
         if not kind.place:
             self._fail(task, _NO_SUCH_TYPE.format(kind.symbol))
@@ -309,8 +308,8 @@ class WorkerCore:
         else:
             for object_id in missing:
                 if object_id not in self.fetching and object_id not in self.tasks:
-                    self._report_missing(object_id)
-            self._give_back(task)
+                    self.reports.missing(object_id)
+            self._returns.give_back(task)
 
     def _make_ready(self, task: Task) -> None:
         task.state = ws.READY
@@ -326,13 +325,13 @@ class WorkerCore:
     def _on_done(self, done: Done) -> None:
         task = self._settle(done.task, done.attempt)
         if task is None:
-            self._void(done.task)
+            self.objects.void(done.task)
             return
         if self.copies:
             self.copies.discard(done.task)
         task.kind.measured(done.duration_us)
-        self.held[done.task] = done.size_bytes
-        self._reports.finished(done, self._can_wait(task))
+        self.objects.hold(done.task, done.size_bytes, done.attempt, done.length)
+        self.reports.finished(done, self._can_wait(task))
         self._wake(done.task)
 
     def _on_not_inline(self, event: NotInline) -> None:
@@ -340,12 +339,12 @@ class WorkerCore:
         task = self.tasks.get(event.task)
         if task is not None and task.attempt == event.attempt:
             task.state = ws.READY
-            self._requeue([task])
+            self._returns.requeue([task])
 
     def _on_checkpoint_done(self, event: CheckpointDone) -> None:
         if event.object in self.saving:  # else it was for a server that is gone
             self.saving.remove(event.object)
-            self._reports.add(CheckpointWritten(event.object, event.error))
+            self.reports.add(CheckpointWritten(event.object, event.error))
 
     def _can_wait(self, task: Task) -> bool:
         """Whether the server need not know of a finish at once: no other worker can go on with it, and this one can."""
@@ -373,18 +372,6 @@ class WorkerCore:
                 if not task.n_missing and task.state == ws.WAITING:
                     self._make_ready(task)
 
-    def _void(self, object_id: int) -> None:
-        """The shell has stored something that is not to be held."""
-        if object_id in self.tasks:
-            self.copies.add(object_id)
-        elif object_id not in self.held:
-            self._dropped.append(object_id)
-
-    def _drop_copy(self, object_id: int) -> None:
-        if object_id in self.copies:
-            self.copies.remove(object_id)
-            self._dropped.append(object_id)
-
     def _on_failed(self, event: Failed) -> None:
         task = self._settle(event.task, event.attempt)
         if task is not None:
@@ -393,20 +380,20 @@ class WorkerCore:
     def _fail(self, task: Task, error: str) -> None:
         self.tasks.pop(task.id, None)
         task.state = ws.OVER
-        self._drop_copy(task.id)
-        self._reports.add(TasksFailed([FailedTask(task.id, task.attempt, error)]))
-        self._give_back_dependents(task.id)
+        self.objects.drop_copy(task.id)
+        self.reports.add(TasksFailed([FailedTask(task.id, task.attempt, error)]))
+        self._returns.give_back_dependents(task.id)
 
     def _on_redirected(self, event: Redirected) -> None:
         task = self._settle(event.task, event.attempt)
         if task is not None:
-            self._drop_copy(task.id)
-            self._reports.add(TaskRedirected(event.task, event.attempt, event.chunk))
-            self._give_back_dependents(task.id)
+            self.objects.drop_copy(task.id)
+            self.reports.add(TaskRedirected(event.task, event.attempt, event.chunk))
+            self._returns.give_back_dependents(task.id)
 
     def _on_executor_lost(self, event: ExecutorLost) -> None:
         died_in, others = self.queues.executor_lost(event.executor, event.running)
-        self._requeue(others)
+        self._returns.requeue(others)
         if died_in is not None:
             self._fail(died_in, event.story)
 
@@ -417,178 +404,96 @@ class WorkerCore:
             why = f"memory limit of {size_text(limit_bytes)} exceeded: peak {size_text(event.peak_bytes)}"
             self._effects += self.queues.stop(task, 0.0, why)
 
-    def _on_server_lost(self) -> None:
-        """Without its server everything here is void; the next registration begins anew."""
-        while self.tasks:
-            self._cancel(next(iter(self.tasks.values())))
-        self._dropped += self.held
-        self.held.clear()
-        self.queues.owed = 0
-        self.fetches.clear()
-        self._taking.clear()
-        self.awaited.clear()
-        self.saving.clear()
-        self._kinds.clear()
-        self._reports.clear()
-        if self.leave_at is not None:
-            self._effects.append(Stop())
-
     # -- Objects ------------------------------------------------------------------------------------------------------
 
     def _on_fetched(self, object_id: int, size_bytes: int) -> None:
-        self._taking.discard(object_id)
-        if not self.fetches.arrived(object_id):
-            self._void(object_id)  # dropped while it was on its way
+        self._returns.taking.discard(object_id)
+        fetching = self.fetches.arrived(object_id)
+        if fetching is None:
+            self.objects.void(object_id)  # dropped while it was on its way
             return
-        self.held[object_id] = size_bytes
-        self._reports.arrived(object_id)
+        self.objects.hold(object_id, size_bytes, fetching.attempt, fetching.length)
+        self.reports.arrived(object_id)
         self._wake(object_id)
 
     def _on_fetch_failed(self, object_id: int, unreachable: bool) -> None:
         if self.fetches.failed(object_id, unreachable):
-            self._on_unavailable(object_id)
-
-    def _on_unavailable(self, object_id: int) -> None:
-        """An object does not come."""
-        self._give_back_dependents(object_id)
-        if object_id in self._taking:
-            self._taking.remove(object_id)
-            self._reports.add(NotTaken(ids_column([object_id])))
+            self._returns.unavailable(object_id)
 
     def _on_relayed(self, message: RelayedObject) -> None:
         take, failed = self.fetches.on_piece(message)
         if take is not None:
             self._effects.append(take)
         if failed:
-            self._dropped.append(message.number)  # of which a part may be here
-            self._on_unavailable(message.number)
+            self.objects.dropped.append(message.number)  # of which a part may be here
+            self._returns.unavailable(message.number)
 
-    def _drop(self, object_id: int) -> None:
-        self._taking.discard(object_id)
-        if self.held.pop(object_id, None) is not None:
-            self._dropped.append(object_id)
-        if self.fetches.forget(object_id):
-            self._dropped.append(object_id)
-        if object_id not in self.tasks:
-            self._give_back_dependents(object_id)
+    def _on_take_objects(self, message: TakeObjects) -> None:
+        self.fetches.introduce(message.peers)
+        for located in message.objects:
+            if located.object not in self.held:
+                self._returns.taking.add(located.object)
+                self._locate(located)
+                if located.object not in self.fetching:
+                    self._returns.unavailable(located.object)
 
-    def _on_spoilt(self, object_id: int) -> None:
-        """Give back what has not started and needs the object."""
-        if object_id not in self.held:
-            return
-        self._drop(object_id)
-        self._report_missing(object_id)
-        for task in list(self.tasks.values()):
-            if object_id in task.inputs:
-                self._give_back(task)
-
-    # -- Leaving ------------------------------------------------------------------------------------------------------
+    # -- The server comes and goes ------------------------------------------------------------------------------------
 
     def _on_accepted(self, message: WorkerAccepted) -> None:
         self.id = message.worker
+        if message.keeps:
+            self._returns.give_up_strays()
+            for part in what_is_here(self.objects, self.tasks, self.reports):
+                self.reports.add(part)
+        else:
+            self._begin_anew()
+        self.attached = True
+        self.keeps_until = None
+        self.patience_s = message.patience_s
+        self.objects.identify(message.patience_s > 0)
         if self._condition.over_budget or self._condition.disk_full:
-            self._reports.add(WorkerCondition(self._condition.over_budget, self._condition.disk_full))
+            self.reports.add(WorkerCondition(self._condition.over_budget, self._condition.disk_full))
+
+    def _on_server_lost(self) -> None:
+        """Go on with what needs nobody else, for as long as the server has said; without patience all is void."""
+        if not self.attached:
+            return  # it was lost before, and has been connected without accepting us
+        self.attached = False
+        if self.leave_at is not None or not self.patience_s:
+            self._begin_anew()
+        else:
+            self.keeps_until = self._now + self.patience_s
+            self._forget_server()
+            self._returns.give_up_strays()
+            self.reports.keep_failures()
         if self.leave_at is not None:
-            self._reports.add(WorkerLeaves())
+            self._effects.append(Stop())
+
+    def _begin_anew(self) -> None:
+        """All that is here is void."""
+        self.keeps_until = None
+        self._returns.give_all_up()
+        self._forget_server()
+        self.reports.clear()
+
+    def _forget_server(self) -> None:
+        """Whatever it has asked for, or was to send, is void."""
+        self.queues.owed = 0
+        self.fetches.clear()
+        self._returns.taking.clear()
+        self.saving.clear()
+        self._kinds.clear()
 
     def _on_drain(self, until: float) -> None:
-        """Give back what has not started; what runs may go on until then."""
+        """Give back what has not started; what runs may go on until then. Without a server all is void at once."""
+        if not self.attached:
+            self._begin_anew()
+            self._effects.append(Stop())
+            return
         if self.leave_at is None:
-            self._reports.add(WorkerLeaves())
+            self.reports.add(WorkerLeaves())
             self._effects += self.queues.read_all_back()
+        self._returns.leaving = True
         self.leave_at = until if self.leave_at is None else min(self.leave_at, until)
         for task in [task for task in self.tasks.values() if task.state in (ws.WAITING, ws.READY)]:
-            self._give_back(task)
-
-    def _stop_all(self) -> None:
-        """Give back what still runs, too: it is run again elsewhere."""
-        for task in list(self.tasks.values()):
-            if task.id in self.tasks:
-                self._cancel(task)
-                self._reports.given.append(task)
-
-    # -- Giving back and cancelling -----------------------------------------------------------------------------------
-
-    def _give_back(self, task: Task) -> None:
-        """Return a task that has not started, and those here that wait for it, be it at an executor."""
-        stack = [task]
-        while stack:
-            task = stack.pop()
-            if task.state == ws.QUEUED and task.n_missing:
-                self.queues.cancelled(task, self._now)
-            elif task.state not in (ws.WAITING, ws.READY):
-                continue
-            task.state = ws.OVER
-            del self.tasks[task.id]
-            self._drop_copy(task.id)
-            self._reports.given.append(task)
-            stack += self.awaited.pop(task.id, ())
-
-    def _give_back_dependents(self, object_id: int) -> None:
-        for waiting in self.awaited.pop(object_id, ()):
-            self._give_back(waiting)
-
-    def _on_give_back(self, count: int) -> None:
-        """Give back what would start last, but nothing that can start now: it would be handed round for ever."""
-        self._effects += self.queues.start(self._now)
-        if self._reports.given:
-            self._reports.say_given(answer=False)
-        for task in self.queues.last_ready(count):
-            self._give_back(task)
-        if self._reports.given:
-            self._reports.say_given(answer=True)
-            return
-        longest = self.queues.longest_executor()
-        if longest is None:
-            self._reports.say_given(answer=True)
-        else:
-            self.queues.owed = min(count, longest.n_spare())
-            self._effects.append(ReadBack(longest.index, self.queues.owed))
-
-    def _on_read_back(self, event: ReadBackDone) -> None:
-        tasks = self.queues.take_back(event.runs)
-        if self.queues.owed:
-            self.queues.owed = 0
-            for task in tasks:
-                if task.state == ws.READY:  # others wait for what runs here
-                    self._give_back(task)
-            self._reports.say_given(answer=True)
-        else:
-            self._requeue(tasks)
-
-    def _requeue(self, tasks: list[Task]) -> None:
-        """What comes back from an executor is ready again, unless an input has been lost since (it was recalled), or
-        waits for those it was to follow.
-        """
-        ready = []
-        for task in tasks:
-            if self.leave_at is not None:
-                self._give_back(task)
-            elif task.state == ws.READY:
-                if all(i in self.held for i in task.inputs):
-                    ready.append(task)
-                else:
-                    self._give_back(task)
-            else:
-                self._chains.look_at(task)
-        self.queues.add_first(ready)
-
-    def _cancel(self, task: Task) -> None:
-        running = task.state
-        del self.tasks[task.id]
-        task.state = ws.OVER
-        self._drop_copy(task.id)
-        if running == ws.RUNNING and task.kind.place != INLINE:
-            self._effects.append(StopProgram(task.id, task.attempt, "cancelled"))
-        elif running == ws.QUEUED:
-            self.queues.cancelled(task, self._now)
-        self._give_back_dependents(task.id)
-
-    def _on_forget_session(self, session: int) -> None:
-        for task in [t for t in self.tasks.values() if session_of(t.id) == session]:
-            if task.id in self.tasks:
-                self._cancel(task)
-        self._reports.given = [t for t in self._reports.given if session_of(t.id) != session]
-        for object_id in [i for i in (*self.held, *self.fetching) if session_of(i) == session]:
-            self._drop(object_id)
-        self.fetches.forget_session(session)
+            self._returns.give_back(task)

@@ -13,10 +13,12 @@ from loom.messages import ObjectAt, PeerAddress, RelayedObject, RelayWanted
 class Fetching:
     """An object on its way here: `sources` are the holders not tried yet; `relayed`: it comes through the server."""
 
-    __slots__ = ("relayed", "size_bytes", "sources", "unreachable")
+    __slots__ = ("attempt", "length", "relayed", "size_bytes", "sources", "unreachable")
 
-    def __init__(self, size_bytes: int, sources: list[int]) -> None:
-        self.size_bytes = size_bytes
+    def __init__(self, located: ObjectAt, sources: list[int]) -> None:
+        self.attempt = located.attempt
+        self.size_bytes = located.size_bytes
+        self.length = located.length
         self.sources = sources
         self.unreachable = False  # some holder could not be reached
         self.relayed = False
@@ -40,22 +42,26 @@ class Fetches:
         self._asks: dict[int, list[int]] = {}  # objects to ask for, by holder
         self._relays_wanted: list[int] = []
 
+    def introduce(self, peers: list[PeerAddress]) -> None:
+        for peer in peers:
+            self.peers[peer.worker] = peer
+
     def locate(self, located: ObjectAt, own_id: int) -> None:
         """The server says who holds an object that is wanted here."""
         sources = [worker for worker in located.workers if worker != own_id and worker in self.peers]
         fetching = self.under_way.get(located.object)
         if fetching is not None:
-            fetching.sources = sources
+            fetching.sources = sources  # the attempt stays that of the first: what comes may be of it, or newer
         elif sources:
-            fetching = self.under_way[located.object] = Fetching(located.size_bytes, sources)
+            fetching = self.under_way[located.object] = Fetching(located, sources)
             self._ask_next(located.object, fetching)
 
     def _ask_next(self, object_id: int, fetching: Fetching) -> None:
         self._asks.setdefault(fetching.sources.pop(0), []).append(object_id)
 
-    def arrived(self, object_id: int) -> bool:
-        """Whether what has arrived is still wanted."""
-        return self.under_way.pop(object_id, None) is not None
+    def arrived(self, object_id: int) -> Fetching | None:
+        """What is known of an object that has arrived; None where it is not wanted any more."""
+        return self.under_way.pop(object_id, None)
 
     def failed(self, object_id: int, unreachable: bool) -> bool:
         """An attempt has failed; True where it was the last one and the object will not come."""

@@ -9,7 +9,16 @@ from typing import Final
 
 from loom.core.columns import ids_column
 from loom.core.worker_tasks import Task
-from loom.messages import FinishedTask, Message, ObjectsHeld, TasksFinished, TasksGivenBack
+from loom.messages import (
+    FinishedTask,
+    Message,
+    ObjectsHeld,
+    RelayPiece,
+    TaskRedirected,
+    TasksFailed,
+    TasksFinished,
+    TasksGivenBack,
+)
 
 _QUIET_S: Final = 0.002
 _QUIET_TASKS: Final = 256
@@ -23,6 +32,7 @@ class WorkerReports:
         self._arrived: list[int] = []
         self._urgent = False  # something that has finished concerns others
         self._messages: list[Message] = []
+        self.failures: dict[int, tuple[int, Message]] = {}  # of tasks, for a server that comes back: attempt, message
 
     def add(self, message: Message) -> None:
         """Behind the finishes that came before it."""
@@ -37,6 +47,10 @@ class WorkerReports:
     def arrived(self, object_id: int) -> None:
         """From another worker."""
         self._arrived.append(object_id)
+
+    def missing(self, object_id: int) -> None:
+        """An object is not here. This ends no relay: one under way has the bytes already."""
+        self.add(RelayPiece(object_id, b"", b"", False, "the worker does not have the object"))
 
     def say_given(self, answer: bool) -> None:
         given, self.given = self.given, []
@@ -58,12 +72,27 @@ class WorkerReports:
 
     def clear(self) -> None:
         """There is nobody any more to be told."""
+        self.keep_failures()
+        self.failures.clear()
+
+    def keep_failures(self) -> None:
+        """There is nobody to be told for now: keep what cannot be seen from what is here."""
+        for message in self._messages:
+            if isinstance(message, TasksFailed):
+                for failed in message.tasks:
+                    self.failures[failed.task] = failed.attempt, TasksFailed([failed])
+            elif isinstance(message, TaskRedirected):
+                self.failures[message.task] = message.attempt, message
+        self._messages.clear()
         self.given.clear()
         self.quiet_until = None
         self._finished.clear()
         self._arrived.clear()
         self._urgent = False
-        self._messages.clear()
+
+    def take_failures(self) -> dict[int, tuple[int, Message]]:
+        failures, self.failures = self.failures, {}
+        return failures
 
     def _close_finished(self) -> None:
         if self._arrived:

@@ -1,14 +1,22 @@
-"""Performs what the server core decides: one step per turn of the loop, one frame per peer and step."""
+"""Performs what the server core decides: one step per turn of the loop, one frame per peer and step.
+
+With a journal, what a turn has to write down goes to the journal's thread. Workers are told at once what to do; what
+clients are told waits until that is on disk, so that nothing they were told is forgotten.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import itertools
 import logging
 import os
+import secrets
 import socket
 import time
+from collections import deque
+from collections.abc import Callable
 from typing import Final
 
 from loom.core.events import (
@@ -21,18 +29,23 @@ from loom.core.events import (
     LinkUp,
     NoWorkers,
     Received,
+    Record,
     Send,
     ServerEvent,
+    Settled,
     Shutdown,
     StartTrace,
     TasksWait,
     WorkerCame,
     WorkerGone,
 )
+from loom.core.past import Past
 from loom.core.server import ServerCore
 from loom.errors import LoomError
-from loom.limits import CLIENT_SILENCE_S, CRASH_LIMIT, LINEAGE_BYTES, LINK_SILENCE_S
-from loom.messages import ClientToServer, Message, SubmitChunk, TasksFinished, WorkerToServer
+from loom.failpoints import hit
+from loom.journal.writer import JournalWriter
+from loom.limits import CLIENT_SILENCE_S, CRASH_LIMIT, LINEAGE_BYTES, LINK_SILENCE_S, REATTACH_S
+from loom.messages import ClientToServer, JournalStalled, Message, SubmitChunk, TasksFinished, WorkerToServer
 from loom.net.link import SIGNS_OF_LIFE, Link, LinkHandler
 from loom.net.listener import Listener, listen
 from loom.resources import describe
@@ -44,13 +57,17 @@ _log = logging.getLogger(__name__)
 
 _TURN_ITEMS: Final = 4096  # tasks taken in or finished in one turn: about 10 ms, then links are served again
 _LEAVE_S: Final = 2.0  # how long the last frames may take when the server stops
+_FIRST_WRITE_S: Final = 30.0  # how long the journal may take to write that a server has started
+_MOST_NAMED: Final = 5  # workers in one line of the log
 
 
 class ServerShell:
     """`run` serves until `stop`, a client's terminate, or cancellation.
 
     A worker that is silent for `silence_s` is lost. A task that ran on `crash_limit` workers when they died is not
-    tried again (0: always). Specs of finished tasks are kept up to `lineage_bytes`.
+    tried again (0: always). Specs of finished tasks are kept up to `lineage_bytes`. `journal`: the file in which the
+    server writes what it has to know when it starts again; what is there already is taken up, and the workers
+    that were there are waited for `reattach_s`. LoomError where it is no journal, is damaged, or cannot be written.
     """
 
     def __init__(
@@ -59,16 +76,30 @@ class ServerShell:
         silence_s: float = LINK_SILENCE_S,
         crash_limit: int = CRASH_LIMIT,
         lineage_bytes: int = LINEAGE_BYTES,
+        journal: str | None = None,
+        reattach_s: float = REATTACH_S,
     ) -> None:
         self._key = key
         self._silence_s = silence_s
-        self._core = ServerCore(
-            # Without a journal nothing outlives the server, but late peers of an earlier one may still be there.
-            incarnation=int(time.time()) & 0xFFF_FFFF,
-            silence_s=silence_s,
-            crash_limit=crash_limit,
-            lineage_bytes=lineage_bytes,
-        )
+        self._journal: JournalWriter | None = None
+        past: Past | None = None
+        if journal is not None:
+            past = Past()
+            self._journal = JournalWriter(
+                journal,
+                past.apply,
+                on_durable=lambda ticket: self._from_thread(self._on_durable),
+                on_stalled=lambda reason: self._from_thread(self._on_stalled, reason),
+                on_broken=lambda error: self._from_thread(self._on_broken, error),
+            )
+            _tell_found(journal, self._journal, past)
+        # Late peers of an earlier server may still be there, of which nothing is known where there is no journal.
+        incarnation = past.incarnation + 1 if past is not None and past.incarnation else int(time.time()) & 0xFFF_FFFF
+        server = past.server if past is not None and past.server else secrets.randbits(62) | 1
+        self._core = ServerCore(incarnation, silence_s, crash_limit, lineage_bytes, server, past, reattach_s)
+        self._held: deque[tuple[int, Send | CloseLink]] = deque()  # for clients, and what has to be on disk before
+        self._n_recorded = 0
+        self._stalled = ""  # why the journal cannot be written
         self._trace = ServerTrace(self._core.incarnation)
         self._links: dict[int, Link] = {}
         self._numbers: dict[Link, int] = {}
@@ -87,7 +118,17 @@ class ServerShell:
         return self._listener.port
 
     async def start(self, host: str, port: int, sock: socket.socket | None = None) -> None:
-        """Listen; LoomError where the port cannot be had."""
+        """Listen; LoomError where the port cannot be had, or the journal cannot be written."""
+        self._loop = asyncio.get_running_loop()
+        if self._journal is not None:  # no peer may meet a server of which nothing is known later
+            self._step([], time.monotonic())
+            if not await self._loop.run_in_executor(None, self._journal.flush, _FIRST_WRITE_S):
+                self._journal.close(0.0)
+                await asyncio.sleep(0)  # what the journal's thread has said
+                raise LoomError(
+                    f"the journal cannot be written: {self._stalled or self._fault or 'the disk is too slow'}"
+                )
+            self._set_timer()
         self._listener = await listen(host, port, self._key, self, sock)
         # Plan ingest with the cyclic collector on costs up to seven times as much, and the graph has no lost cycles:
         # what refers back (consumers) is cut when a task is done or forgotten.
@@ -101,6 +142,9 @@ class ServerShell:
         """
         await self._stopped.wait()
         self._trace.stop()
+        if self._journal is not None:
+            await self._loop.run_in_executor(None, self._journal.close, _LEAVE_S)
+            self._on_durable()
         assert self._listener is not None
         self._listener.close()
         for link in list(self._links.values()):
@@ -108,6 +152,8 @@ class ServerShell:
         deadline = time.monotonic() + _LEAVE_S
         while self._links and time.monotonic() < deadline:
             await asyncio.sleep(0.01)
+        if isinstance(self._fault, LoomError):
+            raise self._fault
         if self._fault is not None:
             raise LoomError(f"internal error, the server ends: {self._fault!r}")
 
@@ -124,6 +170,8 @@ class ServerShell:
             link.keep_alive(self._silence_s / SIGNS_OF_LIFE, self._silence_s)
         else:
             link.keep_alive(LINK_SILENCE_S / SIGNS_OF_LIFE, CLIENT_SILENCE_S)
+            if self._stalled:
+                link.send([JournalStalled(self._stalled)])
         self._add(LinkUp(number, role))
         _log.info("%s connected", link.peer)
         return self._decoders[role], self
@@ -149,6 +197,32 @@ class ServerShell:
     def on_drained(self, link: Link) -> None:
         self._add(LinkDrained(self._numbers[link]))
 
+    # -- The journal --------------------------------------------------------------------------------------------------
+
+    def _from_thread(self, call: Callable[..., None], *arguments: object) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is there to be told
+            self._loop.call_soon_threadsafe(call, *arguments)
+
+    def _on_durable(self) -> None:
+        assert self._journal is not None
+        durable = self._journal.durable
+        while self._held and self._held[0][0] <= durable:
+            self._perform(self._held.popleft()[1])
+
+    def _on_stalled(self, reason: str) -> None:
+        self._stalled = reason
+        if reason:
+            _log.error("%s; nothing is acknowledged to clients until it can be, what runs goes on", reason)
+        else:
+            _log.info("the journal is written again")
+        for link in list(self._links.values()):
+            if link.role == "client":
+                link.send([JournalStalled(reason)])
+
+    def _on_broken(self, error: Exception) -> None:
+        self._fault = LoomError(f"the journal cannot be written any more, the server ends: {error}")
+        self.stop()
+
     # -- The turn -----------------------------------------------------------------------------------------------------
 
     def _add(self, event: ServerEvent) -> None:
@@ -159,6 +233,8 @@ class ServerShell:
 
     def _turn(self) -> None:
         """Give the core a bounded amount of what has come; the rest waits until the links were served again."""
+        if self._stopped.is_set():  # links that are closed now are no news: their peers may meet the next server
+            return
         weight = count = 0
         for event in self._events:
             weight += _weight(event)
@@ -181,16 +257,14 @@ class ServerShell:
     def _step(self, events: list[ServerEvent], now: float) -> None:
         for effect in self._core.step(events, now):
             match effect:
-                case Send():
-                    link = self._links.get(effect.link)
-                    if link is not None:
-                        link.send(effect.messages)
-                case CloseLink():
-                    link = self._links.get(effect.link)
-                    if link is not None:
-                        level = logging.WARNING if effect.at_fault else logging.DEBUG
-                        _log.log(level, "closing the link of %s: %s", link.peer, effect.reason)
-                        link.close(effect.reason)
+                case Send() | CloseLink():
+                    self._say(effect)
+                case Record():
+                    assert self._journal is not None
+                    self._n_recorded = self._journal.append(effect.facts)
+                    hit("recorded")
+                case Settled():
+                    _tell_settled(effect)
                 case Facts():
                     self._trace.add(effect.facts)
                 case StartTrace():
@@ -226,6 +300,29 @@ class ServerShell:
                     _log.info("stopping: a client asked for it")
                     self.stop()
 
+    def _say(self, effect: Send | CloseLink) -> None:
+        """At once, or to a client when all that was recorded until now is on disk."""
+        link = self._links.get(effect.link)
+        if link is None:
+            return
+        waits = self._journal is not None and (self._held or self._n_recorded > self._journal.durable)
+        if waits and link.role == "client":
+            self._held.append((self._n_recorded, effect))
+        else:
+            self._perform(effect)
+
+    def _perform(self, effect: Send | CloseLink) -> None:
+        link = self._links.get(effect.link)
+        if link is None:
+            return
+        if isinstance(effect, Send):
+            hit(f"send-to-{link.role}")
+            link.send(effect.messages)
+        else:
+            level = logging.WARNING if effect.at_fault else logging.DEBUG
+            _log.log(level, "closing the link of %s: %s", link.peer, effect.reason)
+            link.close(effect.reason)
+
     def _set_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
@@ -239,6 +336,39 @@ class ServerShell:
         self._timer = None
         if not self._turn_due:
             self._turn()
+
+
+def _tell_found(path: str, journal: JournalWriter, past: Past) -> None:
+    if journal.torn_bytes:
+        story = "a write that was cut short, of which nobody was told; they are kept in %s.torn"
+        _log.warning(f"the last %d bytes of the journal {path} are {story}", journal.torn_bytes, path)
+    if journal.is_new:
+        _log.info("new journal %s", path)
+        return
+    for problem in past.problems:
+        _log.error("journal %s: %s", path, problem)
+    n_finished = sum(len(session.finished) for session in past.sessions.values())
+    _log.info(
+        "journal %s: %d sessions with %d results of tasks taken up, %d workers are waited for",
+        path,
+        len(past.sessions),
+        n_finished,
+        len(past.workers) if past.sessions else 0,
+    )
+
+
+def _tell_settled(settled: Settled) -> None:
+    if not settled.missing:
+        _log.info("all workers are back")
+        return
+    names = ", ".join(settled.missing[:_MOST_NAMED])
+    _log.warning(
+        "%d workers have not come back (%s%s): what they ran is run again, %d objects are made again",
+        len(settled.missing),
+        names,
+        ", ..." if len(settled.missing) > _MOST_NAMED else "",
+        settled.n_objects,
+    )
 
 
 def _weight(event: ServerEvent) -> int:

@@ -23,6 +23,7 @@ from loom.core.client_events import (
     FetchFailed,
     FetchResults,
     FromServer,
+    Leave,
     Opened,
     Ready,
     RelayPiece,
@@ -46,6 +47,8 @@ if TYPE_CHECKING:
     from loom.sim.world import World
 
 _LOOK_S: Final = 0.02  # how often a script looks whether it can go on
+_SLOWLY: Final = 50  # tasks that may be submitted one by one, with pauses
+_MOST_SUCCESSORS: Final = 100  # clients are numbered
 
 _SETTLE_S: Final = 80.0  # virtual: the largest object on the slowest link takes 20 s
 
@@ -70,11 +73,17 @@ class SimFuture(Reference):
 
 
 class SimClient:
-    def __init__(self, world: World, number: int) -> None:
+    """With a `name` its session outlives it: another client takes it up, which knows what `before` has submitted."""
+
+    def __init__(self, world: World, number: int, name: str = "", before: SimClient | None = None) -> None:
         self.world = world
         self.number = number
-        self.core = ClientCore(b"token %d" % number, world.rng.choice((0, 50, CLIENT_CREDIT_BYTES)))
+        self.name = name
+        self.before = before
+        credit_bytes = world.rng.choice((0, 50, CLIENT_CREDIT_BYTES))
+        self.core = ClientCore(b"token %d" % number, credit_bytes, name, repr(self), take_over=True)
         self.reckoning = Reckoning()
+        self.names: dict[str, int] = {}  # of futures that are not released
         self.futures: dict[int, SimFuture] = {}  # live ones
         self.session: int | None = None
         self.end: End | None = None
@@ -82,7 +91,11 @@ class SimClient:
         self.may_lose_session = False
         self._reaches_workers = world.rng.random() < 0.7
         self._broken_at = -1e9
+        self.ever_named: dict[str, int] = {}
+        self.known: dict[int, SimFuture] = {}  # all futures that had a name
+        self._said_until = 0  # number of the last task that was submitted
         self._closing = False
+        self._ending = False  # and the session with it
         self._fetching: set[int] = set()
         self._pieces: dict[int, bytes] = {}
         self._stats_asked = 0
@@ -101,7 +114,9 @@ class SimClient:
     def _connect(self) -> None:
         if self.over:
             return
-        if self.world.refuses(self):
+        if self.session is None and not self.world.server.alive:  # whoever begins is told so, and tries again
+            self.world.clock.after(self.world.rng.random(), self._connect)
+        elif self.world.refuses(self):
             self._add(Disconnected("refused"))
         else:
             self.end = self.world.connect("client", self)
@@ -134,6 +149,8 @@ class SimClient:
         if self.end is not None:
             self.end.abandon()
             self.end.link.break_off()
+        if self.name:
+            self.world.continue_session(self)
 
     # -- The turn -----------------------------------------------------------------------------------------------------
 
@@ -182,9 +199,32 @@ class SimClient:
             case Connect():
                 self.world.clock.after(effect.delay_s, self._connect)
             case Opened():
-                self.session = effect.session
+                self._on_opened(effect)
             case Closed():
                 self._on_closed(effect.reason)
+
+    def _on_opened(self, opened: Opened) -> None:
+        """What another client has left in the session under a name is there, unless the session is a new one."""
+        self.session = opened.session
+        names = {name: number for number, name in opened.names}
+        before = self.before
+        if before is None or before.session != opened.session:
+            assert not opened.next_number, f"{self} was given a used session"
+            lost = before is None or before.may_lose_session or before._ending
+            assert lost, f"{self} found nothing of {before}"
+            return
+        before.session = None
+        said = {name: number for name, number in before.names.items() if number < before._said_until}
+        surely = {} if before.core.unacked or before._events else said
+        assert surely.items() <= names.items(), f"{self} misses {surely.items() - names.items()}"
+        assert names.items() <= before.ever_named.items(), f"{self} has {names}, {before} had {before.ever_named}"
+        self.reckoning = before.reckoning.until(opened.next_number)
+        self.names = names
+        self.ever_named.update(names)
+        for name, number in names.items():
+            known = before.known[number]
+            self.known[number] = self.futures[number] = SimFuture(number, known.is_dynamic, known.n_parts)
+            assert number in self.reckoning.expected, f"{self} does not know {name}"
 
     def _on_closed(self, reason: str) -> None:
         self.over = True
@@ -192,6 +232,8 @@ class SimClient:
         if self.end is not None:
             self.end.abandon()
             self.end.link.break_off()
+        if self.name and (reason or not self._ending):
+            self.world.continue_session(self)
 
     # -- Results ------------------------------------------------------------------------------------------------------
 
@@ -293,13 +335,15 @@ class SimClient:
 
     def _live(self) -> Iterator[Wish]:
         rng = self.world.rng
+        if self.name:
+            yield lambda: self.session is not None
         yield rng.random() * 0.2
-        self._submit()
+        yield from self._submit()
         for _ in range(rng.choice((1, 3, 8))):
             yield rng.choice((0.0, 0.001, 0.05, 0.5))
             match rng.choice(("submit", "release", "fetch", "wait", "ask", "cancel")):
                 case "submit":
-                    self._submit()
+                    yield from self._submit()
                 case "release":
                     self._release(rng.sample(sorted(self.futures), rng.randint(0, len(self.futures))))
                 case "fetch":
@@ -311,14 +355,22 @@ class SimClient:
                 case "ask":
                     self._stats_asked += 1
                     self._add(AskStats())
-        if rng.random() < 0.15:
+        if self.name and rng.random() < 0.5 and self.number < _MOST_SUCCESSORS:
+            yield rng.random()
+            if rng.random() < 0.5:
+                self.vanish()
+            else:
+                self._closing = True
+                self._add(Leave())
+            return
+        if rng.random() < 0.15 and not self.name:
             yield rng.random()
             if rng.random() < 0.5:
                 self.vanish()
                 return
         else:
             yield from self._see_it_through()
-        self._closing = True
+        self._closing = self._ending = True
         self._add(Close(False))
 
     def _see_it_through(self) -> Iterator[Wish]:
@@ -343,7 +395,7 @@ class SimClient:
     def _nothing_comes(self) -> bool:
         return not self._fetching and self._all_over()
 
-    def _submit(self) -> None:
+    def _submit(self) -> Iterator[Wish]:
         rng = self.world.rng
         maker = self.world.maker
         live = [self.futures[n] for n in sorted(self.futures)]
@@ -352,14 +404,27 @@ class SimClient:
         plan = self.reckoning.encode(tasks)
         for task, number in zip(tasks, plan.numbers, strict=True):
             self.futures[number] = SimFuture(number, is_dynamic(task), maker.n_parts(task))
+        names: list[tuple[int, str]] = []
+        if self.name:
+            named = [n for n in dict.fromkeys(plan.numbers) if rng.random() < 0.6 and not self.futures[n].is_dynamic]
+            names = [(number, f"{self.number}/{number}") for number in named]
+            self.names.update({name: number for number, name in names})
+            self.ever_named.update(self.names)
+            self.known.update({number: self.futures[number] for number in named})
         rows = rng.choice((1, 7, 2048))
+        pause_s = rng.choice((0.0, 0.0, 0.01, 0.1)) if rows > 1 or plan.count < _SLOWLY else 0.0
         for whole in plan:
             for chunk in cut_chunk(whole, rows):
-                self._add(Submit(chunk))
+                own = range(chunk.first, chunk.first + len(chunk.flags))
+                self._said_until = own.stop
+                self._add(Submit(chunk, [(number, name) for number, name in names if number in own]))
+                if pause_s:
+                    yield pause_s
 
     def _cancel_some(self, share: float) -> None:
         unfinished = [n for n, future in sorted(self.futures.items()) if not future.over]
-        numbers = [n for n in unfinished if self.world.rng.random() < share]
+        named = set(self.names.values())  # whether it was in time another client would not know
+        numbers = [n for n in unfinished if self.world.rng.random() < share and n not in named]
         if numbers:
             self._add(CancelFutures(numbers))
             for number in numbers:
@@ -369,6 +434,7 @@ class SimClient:
     def _release(self, numbers: list[int]) -> None:
         for number in numbers:
             del self.futures[number]
+        self.names = {name: number for name, number in self.names.items() if number in self.futures}
         if numbers:
             self._add(ReleaseResults(numbers))
 

@@ -25,7 +25,7 @@ class Faults:
         self._until = world.clock.now + duration_s
         self._mean_pause_s = mean_pause_s
         self._n_kills = 0
-        strikes = (
+        strikes = [
             self._kill_worker,
             self._add_worker,
             self._break_worker_link,
@@ -37,7 +37,9 @@ class Faults:
             self._part_workers,
             self._drain_worker,
             self._press_worker,
-        )
+        ]
+        if world.server.journal is not None:
+            strikes += [self._kill_server] * world.rng.choice((1, 1, 10))
         self._strikes = [strike for strike in strikes if world.rng.random() < 0.6] or [self._kill_worker]
         if world.rng.random() < 0.2:
             self._once(self._shut_client_out)
@@ -75,6 +77,15 @@ class Faults:
         if alive:
             world.rng.choice(alive).die()
             world.clock.after(world.rng.random() * 2, self._add_worker)
+
+    def _kill_server(self) -> None:
+        """It starts again after a while, which may be long."""
+        world = self._world
+        if world.server.alive:
+            for client in world.clients:
+                client.may_lose_session |= client.session is None
+            world.server.kill()
+            world.clock.after(world.rng.random() * world.rng.choice((0.1, 0.1, 1.0, 15.0)), world.server.restart)
 
     def _add_worker(self) -> None:
         world = self._world

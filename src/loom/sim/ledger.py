@@ -23,6 +23,8 @@ _GOOD_REASONS: Final = frozenset(
         "the client closed its session",
         "its session was resumed on another link",
         "its worker has come back on another link",
+        "the client left its session",
+        "its session was taken over",
     },
 )
 
@@ -33,15 +35,26 @@ class Ledger:
     def __init__(self, core: ServerCore) -> None:
         self.killed: dict[str, int] = {}
         self.n_accepted = 0
+        self.n_restarts = 0
         self._accepted: set[tuple[int, int]] = set()
+        self.n_lost_with: dict[int, int] = {}  # by the client's name of a task
+        self._watch(core)
+
+    def _watch(self, core: ServerCore) -> None:
         self._core = core
         core.graph.witness = self._on_finish
-        self.n_lost_with: dict[int, int] = {}  # by the client's name of a task
         core.witness = self._on_worker_lost
+
+    def watch(self, core: ServerCore, accepted: set[tuple[int, int]]) -> None:
+        """The server has started again; it knows that these runs were accepted."""
+        self._watch(core)
+        self._accepted = accepted
+        self.n_restarts += 1
 
     def _on_finish(self, node: Node) -> None:
         run = node.id, node.attempt
-        assert run not in self._accepted, f"attempt {node.attempt} of {node} was accepted twice"
+        comes_back = node.worker is not None and node.worker.attaching  # what was accepted, and lost since
+        assert comes_back or run not in self._accepted, f"attempt {node.attempt} of {node} was accepted twice"
         self._accepted.add(run)
         self.n_accepted += 1
 
@@ -72,7 +85,7 @@ class Ledger:
         """After all sessions have ended."""
         core = self._core
         assert not core.graph.sessions, f"sessions are left: {list(core.graph.sessions.values())}"
-        assert not core.dying, f"sessions are not taken apart: {core.dying}"
+        assert not core.clients.dying, f"sessions are not taken apart: {core.clients.dying}"
         assert core.graph.n_finished == 0, f"{core.graph.n_finished} objects are left"
         assert len(core.relays) == 0, "relays are left"
         for of_server in core.workers.values():

@@ -58,6 +58,17 @@ class Reckoning:
         self.checkpoints: dict[int, bytes] = {}
         self._cancelled: set[int] = set()
 
+    def until(self, next_number: int) -> Reckoning:
+        """What is left of it where tasks from that number on never came to the server."""
+        left = Reckoning()
+        left.next_number = next_number
+        left.plan_ends = {next_number}
+        left.expected = {number: one for number, one in self.expected.items() if number < next_number}
+        left.checkpoints = {number: path for number, path in self.checkpoints.items() if number < next_number}
+        left._inputs = {number: inputs for number, inputs in self._inputs.items() if number < next_number}
+        left._cancelled = {number for number in self._cancelled if number < next_number}
+        return left
+
     def encode(self, tasks: Sequence[Task]) -> EncodedPlan:
         plan = encode_plan(tasks, self.next_number, _number_of)
         self.next_number += plan.count

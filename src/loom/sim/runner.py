@@ -18,5 +18,6 @@ def run_seed(seed: int, say: Callable[[str], None] | None = None) -> str:
     world.run(_WITHIN_S, _MOST_EVENTS)
     return (
         f"{len(world.clients)} clients, {len(world.workers)} workers, {world.ledger.n_accepted} tasks accepted, "
+        f"{world.ledger.n_restarts} restarts, "
         f"{world.clock.n_fired} events in {world.clock.now - began:.1f} virtual s"
     )

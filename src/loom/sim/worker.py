@@ -91,7 +91,7 @@ class SimWorker:
         self.end: End | None = None
         self.alive = True
         self.frozen = False
-        self._incarnation = 0
+        self._before = (0, 0, 0)  # server, its incarnation, and which worker this was there
         self._pieces: dict[int, bytes] = {}
         self.relays: dict[int, _Stream] = {}
         self.executors = [
@@ -115,15 +115,16 @@ class SimWorker:
     # -- The link -----------------------------------------------------------------------------------------------------
 
     def connect(self) -> None:
-        if self.alive:
+        if self.alive and not self.world.server.alive:
+            self.world.clock.after(self.world.rng.random() * 0.5, self.connect)
+        elif self.alive:
             self.end = self.world.connect("worker", self)
             extras = list(self.world.extras)
-            before = (self._incarnation, self.core.id)
             left_ms = max(1, int(1000 * (self._ends_at - self.world.clock.now))) if self._ends_at is not None else 0
             self.end.send(
                 [
                     RegisterWorker(
-                        f"w{self.number}", self.cpus, extras, "host", self.number, "", _SYMBOLS, left_ms, before
+                        f"w{self.number}", self.cpus, extras, "host", self.number, "", _SYMBOLS, left_ms, self._before
                     )
                 ]
             )
@@ -131,7 +132,7 @@ class SimWorker:
     def on_messages(self, end: End, messages: list[Message]) -> None:
         for message in messages:
             if isinstance(message, WorkerAccepted):
-                self._incarnation = message.incarnation
+                self._before = message.server, message.incarnation, message.worker
         self.post(FromServer(messages))
 
     def on_broken(self, end: End) -> None:
@@ -412,6 +413,8 @@ class SimWorker:
 
     def _relay(self, relay: Relay) -> None:
         """Send an object in a few pieces, with pauses."""
+        if self.end is None:
+            return
         if relay.go_on:
             stream = self.relays.get(relay.object)
             if stream is not None:
@@ -451,6 +454,6 @@ class SimWorker:
 
 def objects_of(worker: SimWorker, peer: PeerAddress, object_id: int) -> SimObject | None:
     """What a worker serves to whoever asks it for an object."""
-    if not worker.alive or worker.frozen or worker.end is None or worker.number != peer.port:
+    if not worker.alive or worker.frozen or worker.number != peer.port:
         return None
     return worker.store.get(object_id)

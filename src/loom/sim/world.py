@@ -69,22 +69,35 @@ class World:
         self.lineage_bytes = rng.choice((LINEAGE_BYTES, LINEAGE_BYTES, 5_000))
         self._parted: dict[frozenset[int], float] = {}
         self._runs: dict[int, int] = {}
-        self.server = SimServer(self)
+        self.server = SimServer(self, rng.choice((None, 0.0, 0.001, 0.1, 1.0)))
         self.ledger = Ledger(self.server.core)
         self.workers: list[SimWorker] = []
         self.clients: list[SimClient] = []
         self._refused: dict[SimClient, float] = {}
+        self._n_to_come = 0  # clients
         for _ in range(rng.randint(1, 4)):
             self.add_worker(rng.randint(1, self.max_cpus))
         self.add_worker(self.max_cpus)
-        for number in range(rng.choice((1, 1, 2, 3))):
-            self.clients.append(SimClient(self, number + 1))
+        for number in range(1, 1 + rng.choice((1, 1, 2, 3))):
+            self.clients.append(SimClient(self, number, f"session {number}" if rng.random() < 0.2 else ""))
         self._faults = Faults(self, rng.random() * 4, rng.choice((0.005, 0.02, 0.1, 0.5))) if faulty else None
 
     # -- What the parts ask -------------------------------------------------------------------------------------------
 
     def add_worker(self, cpus: int, lifetime_s: float | None = None) -> None:
         self.workers.append(SimWorker(self, len(self.workers) + 1, cpus, lifetime_s))
+
+    def continue_session(self, before: SimClient) -> None:
+        """Some time later another client takes up the named session that one has left."""
+
+        last = before if before.session is not None else before.before
+
+        def begin() -> None:
+            self._n_to_come -= 1
+            self.clients.append(SimClient(self, len(self.clients) + 10, before.name, last))
+
+        self._n_to_come += 1
+        self.clock.after(self.rng.random() * self.rng.choice((0.1, 10.0)), begin)
 
     def connect(self, role: str, owner: Owner) -> End:
         link = Link(self.clock, self.rng, self._speeds, repr(owner), role, owner, self.server)
@@ -95,7 +108,7 @@ class World:
         self._refused[client] = until
 
     def refuses(self, client: SimClient) -> bool:
-        return self.clock.now < self._refused.get(client, 0.0)
+        return not self.server.alive or self.clock.now < self._refused.get(client, 0.0)
 
     def turn_delay_s(self) -> float:
         return self.rng.random() * self.chances.turn_s
@@ -134,14 +147,15 @@ class World:
 
     def is_settled(self) -> bool:
         """Nothing goes wrong any more."""
-        return self._faults is None or self._faults.over
+        quiet = self.server.alive and not self.server.core.attaching.settling
+        return quiet and (self._faults is None or self._faults.over)
 
     def complete_sessions(self) -> set[int]:
         """Sessions of whose plans nothing is still to come."""
         complete = set()
         for client in self.clients:
             session = self.server.core.graph.sessions.get(client.session or 0)
-            if session is not None and session.next_number in client.reckoning.plan_ends:
+            if session is not None and session.next_number in client.reckoning.plan_ends and not session.plan_open:
                 complete.add(session.id)
         return complete
 
@@ -154,10 +168,10 @@ class World:
 
     def run(self, within_s: float, most_events: int) -> None:
         """Until every client is done and everything it left is gone; AssertionError where that does not come."""
-        clock, sessions = self.clock, self.server.core.graph.sessions
+        clock = self.clock
         until = clock.now + within_s
         last = clock.n_fired + most_events
-        while not all(client.over for client in self.clients) or sessions:
+        while self._n_to_come or not all(client.over for client in self.clients) or self.server.core.graph.sessions:
             assert clock.fire_next(), f"nothing goes on, and these wait: {self._waiting()}"
             assert clock.now < until, f"after {within_s} s these still wait: {self._waiting()}"
             assert clock.n_fired < last, f"after {most_events} events these still wait: {self._waiting()}"

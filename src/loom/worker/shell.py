@@ -129,7 +129,9 @@ class WorkerShell:
         self._timer_at: float | None = None  # the deadline that it is for
         self._relays = RelaySender()
         self._fault: Exception | None = None
-        self._before = (0, 0)  # incarnation of the server that accepted us last, and which worker we were there
+        self._before = (0, 0, 0)  # the server that accepted us last, its incarnation, and which worker we were there
+        self._gone = ""  # why there is no link any more
+        self._listening: tuple[str, int, str] | None = None  # where objects are served: address, port, handover socket
         self._leave_at_s: float | None = None  # when the time limit ends, if there is one
         self._drain_until_s = math.inf
 
@@ -168,6 +170,8 @@ class WorkerShell:
                     break
                 await self._serve(link, host)
         finally:
+            self._post(Drain(time.monotonic()))  # nothing is to start any more
+            self._turn()
             self._executors.stop()
             self._programs.close()
             self._orphans.close()
@@ -238,11 +242,12 @@ class WorkerShell:
         own_host = _own_address(host)
         self._link = link
         self._incarnation = None
+        self._gone = ""
         self._lost.clear()
         self._stay_alive(link, LINK_SILENCE_S)
         if link.closed or self._stopping.is_set():  # before the link was ours, so nobody has heard of it
             self._lost.set()
-        port, handover = await self._objects.start(own_host)
+        port, handover = await self._listen(own_host)
         cpus, extras = self._hardware.cpus, self._extras
         left_ms = 0 if self._leave_at_s is None else max(1, round((self._leave_at_s - time.monotonic()) * 1000))
         own = (_own_name(), cpus, extras, own_host, port, handover, self._symbols)
@@ -262,11 +267,34 @@ class WorkerShell:
         self._pieces.clear()
         self._relays.clear()
         self._outbox.clear()
+        gone = "" if self._stopping.is_set() else self._gone
         self._post(ServerLost())
         self._turn()
         self._trace.stop()
         self._outbox.clear()  # nothing of this registration may be said in the next one
-        self._objects.close()
+        keeps_until = self._core.keeps_until
+        if keeps_until is None:
+            self._objects.close()
+            self._listening = None
+            kept = ""
+        else:
+            kept = f"; keeping {self._what_is_here()} for up to {keeps_until - time.monotonic():.0f} s"
+        if gone:
+            _log.warning("the link to the server is gone: %s%s", gone, kept)
+
+    async def _listen(self, own_host: str) -> tuple[int, str]:
+        """Serve objects at this address: where that is done already, others go on fetching."""
+        if self._listening is not None:
+            host, port, handover = self._listening
+            if host == own_host:
+                return port, handover
+            self._objects.close()
+        port, handover = await self._objects.start(own_host)
+        self._listening = own_host, port, handover
+        return port, handover
+
+    def _what_is_here(self) -> str:
+        return f"{_counted(len(self._core.held), 'object')}, {_counted(len(self._core.tasks), 'task')}"
 
     # -- The link -----------------------------------------------------------------------------------------------------
 
@@ -275,7 +303,10 @@ class WorkerShell:
             for message in messages:
                 if isinstance(message, WorkerAccepted):
                     self._incarnation = message.incarnation
-                    self._before = message.incarnation, message.worker
+                    if self._core.keeps_until is not None:
+                        what = "offered" if message.keeps else "are void"
+                        _log.info("the server is back: %s %s", self._what_is_here(), what)
+                    self._before = message.server, message.incarnation, message.worker
                     self._stay_alive(link, message.silence_ms / 1000)
         if any(isinstance(message, StopWorker) for message in messages):
             self._stopping.set()  # what follows is no news: the server goes, too
@@ -287,8 +318,7 @@ class WorkerShell:
 
     def on_closed(self, link: Link, reason: str) -> None:
         if link is self._link:
-            if not self._stopping.is_set():
-                _log.warning("the link to the server is gone: %s", reason)
+            self._gone = reason
             self._lost.set()
 
     def on_full(self, link: Link) -> None:
@@ -525,6 +555,10 @@ class WorkerShell:
     def _refuse_relay(self, object_id: int) -> None:
         """In order with what else is said of the object, so that the server does not take this for later news."""
         self._outbox.append(RelayPiece(object_id, b"", b"", True, "the worker does not have the object"))
+
+
+def _counted(count: int, what: str) -> str:
+    return f"1 {what}" if count == 1 else f"{count} {what}s"
 
 
 def _own_name() -> str:

@@ -11,6 +11,7 @@ import shutil
 import stat
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -132,18 +133,31 @@ def sweep(parent: str) -> None:
             if directory.name.startswith(_DRAFT_PREFIX) and time.time() - status.st_mtime < _DRAFT_S:
                 continue
             lock = os.open(directory / _LOCK, os.O_RDWR | os.O_CLOEXEC)
-        except OSError:  # not ours, just being made, or gone already
+        except FileNotFoundError:  # gone already, but for the last step of `_remove`
+            with suppress(OSError):
+                directory.rmdir()
+            continue
+        except OSError:  # not ours
             continue
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             left = end_below(str(directory), _GIVE_UP_S)
             if left:
                 _log.warning("processes that a dead worker has left in %s cannot be ended: %s", directory, left)
-            shutil.rmtree(directory, ignore_errors=True)
+            _remove(directory)
         except OSError:
-            pass  # its worker lives
+            pass  # its worker lives, or has left what cannot be removed yet
         finally:
             os.close(lock)
+
+
+def _remove(directory: Path) -> None:
+    """The lock goes last: as long as anything else is there, the next worker that starts tries again."""
+    for entry in directory.iterdir():
+        if entry.name != _LOCK:
+            shutil.rmtree(entry)
+    (directory / _LOCK).unlink()
+    directory.rmdir()
 
 
 def sweep_all(base: str | None, spill_base: str | None) -> None:

@@ -18,6 +18,18 @@ from chaos.faults.links import (
     PartitionWorkers,
 )
 from chaos.faults.peers import Cancels, ClientKilledGathering, ClientKilledSubmitting, ClientStops, ServerStops
+from chaos.faults.servers import (
+    ClientKilledNamed,
+    Everything,
+    JournalDiskFull,
+    JournalKillsCompaction,
+    ServerAndWorkerKilled,
+    ServerFailpoints,
+    ServerKills,
+    ServerKillsLong,
+    ServerStopsAndWorkers,
+    WholeClusterKilled,
+)
 from chaos.faults.tasks import Daemons, DaemonsAndKills, ExecutorDeaths, OutOfMemory, Poison
 from chaos.faults.workers import (
     AllWorkersKilled,
@@ -67,5 +79,15 @@ FAULTS: Final[dict[str, type[Fault]]] = {
         RollingDrain,
         RollingKill,
         Storm,
+        ServerKills,
+        ServerKillsLong,
+        ServerFailpoints,
+        ServerAndWorkerKilled,
+        WholeClusterKilled,
+        ServerStopsAndWorkers,
+        JournalDiskFull,
+        JournalKillsCompaction,
+        ClientKilledNamed,
+        Everything,
     )
 }

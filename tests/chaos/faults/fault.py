@@ -2,32 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from random import Random
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from chaos.client import Spec
 from chaos.cluster import ClientProcess, Cluster, Process, Setup
 
-Waiter = Callable[[float], bool]
+_PAUSE_S: Final = 0.05
 
 
 class Run:
     """A run as faults see it."""
 
-    def __init__(self, cluster: Cluster, client: ClientProcess, rng: Random, wait: Waiter) -> None:
+    def __init__(self, cluster: Cluster, client: ClientProcess, rng: Random) -> None:
         self.cluster = cluster
         self.client = client
         self.rng = rng
-        self._wait = wait
+        self.spared: list[Process] = []
 
     def goes_on(self, seconds: float) -> bool:
         """Wait so long; False as soon as the client has all its results."""
-        return self._wait(seconds)
+        deadline = time.monotonic() + seconds
+        while self.works():
+            if time.monotonic() >= deadline:
+                return True
+            time.sleep(_PAUSE_S)
+        return False
+
+    def works(self) -> bool:
+        """Whether anybody still waits for results."""
+        return self.client.alive and not self.client.said("delivered")
 
     def between(self, least_s: float, most_s: float) -> bool:
-        return self._wait(self.rng.uniform(least_s, most_s))
+        return self.goes_on(self.rng.uniform(least_s, most_s))
 
     def strikes(self, n: int, least_s: float, most_s: float) -> Iterator[Process]:
         """A worker at a time, `n` times at most, at random times, while the client works."""
@@ -41,6 +51,14 @@ class Run:
     def some_worker(self) -> Process | None:
         workers = self.cluster.living_workers()
         return self.rng.choice(workers) if workers else None
+
+    def victims(self) -> list[Process]:
+        """Workers that may be killed, or told to leave."""
+        return [worker for worker in self.cluster.living_workers() if worker not in self.spared]
+
+    def some_victim(self) -> Process | None:
+        victims = self.victims()
+        return self.rng.choice(victims) if victims else None
 
     def replace_dead(self) -> None:
         """As whoever starts workers would do."""
@@ -56,6 +74,8 @@ class Fault:
     name: ClassVar[str]
     about: ClassVar[str]
     repeats: ClassVar[bool] = True  # whether it is a reason to run a task again
+    most_repeated: ClassVar[int | None] = None  # for each kill of the server, where nothing else is a reason
+    needs_journal: ClassVar[bool] = False  # else some runs have one
 
     def missing(self) -> str:
         return ""
@@ -76,3 +96,7 @@ class Fault:
 
     def heal(self, run: Run) -> None:
         pass
+
+    def trouble(self, run: Run) -> list[str]:
+        """What only this fault can tell, in the end."""
+        return []

@@ -17,12 +17,12 @@ from chaos.cluster import Setup
 from chaos.faults.fault import Fault, Run
 from chaos.faults.workers import WorkerKills
 
+MIB: Final = 1 << 20
+
 
 class DiskFull(Fault):
     name = "disk-full"
     about = "the directory of the workers is a tmpfs of 150 MB that something else fills up, and that is freed again"
-
-    _MIB: Final = 1 << 20
 
     def missing(self) -> str:
         return "" if os.geteuid() == 0 else "needs root"
@@ -37,22 +37,22 @@ class DiskFull(Fault):
 
     def before(self, directory: Path) -> None:
         self._place = directory / "small"
-        _mount(self._place, 150 * self._MIB)
+        mount(self._place, 150 * MIB)
 
     def act(self, run: Run) -> None:
         filler = self._place / "filler"
         for _ in range(10):
             if not run.between(0.2, 1.5):
                 break
-            room = run.rng.choice((0, 0, self._MIB // 2, 4 * self._MIB))
+            room = run.rng.choice((0, 0, MIB // 2, 4 * MIB))
             run.cluster.strike(f"the disk is full, but for {room} bytes")
-            _fill(filler, room)
+            fill(filler, room)
             run.between(0.5, 3)
             run.cluster.say("there is room again")
             filler.unlink()
 
     def after(self) -> None:
-        _unmount(self._place)
+        unmount(self._place)
 
 
 class SpillsAndKills(WorkerKills):
@@ -77,16 +77,16 @@ class SpillsAndKills(WorkerKills):
         shutil.rmtree(self._place, ignore_errors=True)
 
 
-def _mount(place: Path, size_bytes: int) -> None:
+def mount(place: Path, size_bytes: int) -> None:
     place.mkdir()
     subprocess.run(("mount", "-t", "tmpfs", "-o", f"size={size_bytes}", "chaos", str(place)), check=True)
 
 
-def _unmount(place: Path) -> None:
+def unmount(place: Path) -> None:
     subprocess.run(("umount", "-l", str(place)), check=False)
 
 
-def _fill(filler: Path, room_bytes: int) -> None:
+def fill(filler: Path, room_bytes: int) -> None:
     """Until nothing more fits, then less by `room_bytes`."""
     with filler.open("wb", buffering=0) as file:
         with suppress(OSError):
