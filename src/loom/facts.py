@@ -44,13 +44,15 @@ class WorkerDetached(Fact, tag=3):
 class SessionBegan(Fact, tag=4):
     """`name` is empty for one that ends with its client.
 
-    `starts`, where facts were left out: incarnations that began since, and the first number that was free then.
+    `starts`, where facts were left out: incarnations that it was there in, and the first number that was free when they
+    began. `who` is its client, for people.
     """
 
     session: Id
     token: bytes
     name: str
     starts: list[tuple[Id, Id]]
+    who: str = ""
 
 
 class SessionTaken(Fact, tag=5):
@@ -58,6 +60,7 @@ class SessionTaken(Fact, tag=5):
 
     session: Id
     token: bytes
+    who: str = ""
 
 
 class SessionEnded(Fact, tag=6):

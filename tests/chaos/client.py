@@ -24,6 +24,7 @@ import msgspec
 from chaos import bodies, misbehaving, plans
 from chaos.plans import Made, Maker
 from loom.client import Client, Future, TaskFailed
+from loom.errors import ConnectError
 from loom.tasktypes.task import Source, Task
 
 _STILL_S = 60.0  # without a new result: longer than any stop, partition or chain of tasks takes
@@ -230,7 +231,7 @@ def check_empty(client: Client) -> list[str]:
 
 def main(spec: Spec) -> None:
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO)
-    client = Client(spec.host, spec.port, session=spec.session or None)
+    client = connect(spec)
     while True:
         work_through(client, spec)
         if not spec.again:
@@ -240,6 +241,19 @@ def main(spec: Spec) -> None:
     if spec.session:
         client.end_session()
     client.close()
+
+
+def connect(spec: Spec) -> Client:
+    """With patience: the server may be away, or not know yet that the one that had the session before is dead."""
+    deadline = time.monotonic() + _STILL_S
+    while True:
+        try:
+            return Client(spec.host, spec.port, session=spec.session or None)
+        except ConnectError as error:
+            if time.monotonic() > deadline:
+                raise
+            logging.info("not yet: %s", error)
+            bodies.pause(0.2)
 
 
 def work_through(client: Client, spec: Spec) -> None:

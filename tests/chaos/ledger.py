@@ -14,6 +14,7 @@ from typing import Final
 from loom.ids import incarnation_of, run_number
 
 VARIABLE: Final = "LOOM_CHAOS_LEDGER"  # where the file is
+COMPACT: Final = "LOOM_CHAOS_COMPACT_BYTES"  # for servers: see `chaos.server`
 
 BEGUN, ENDED, ACCEPTED = "begun", "ended", "accepted"
 ADOPTED: Final = "adopted"  # accepted of a worker that came back with it

@@ -19,8 +19,6 @@ from loom.core.server import ServerCore
 from loom.ids import task_id
 from loom.journal import compaction, writer
 
-COMPACT: str = "LOOM_CHAOS_COMPACT_BYTES"
-
 
 def _recording(accept: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(accept)
@@ -51,9 +49,9 @@ def _telling(begin: Callable[..., None]) -> Callable[..., None]:
 Graph.finish = _recording(Graph.finish)  # type: ignore[method-assign]
 Graph.redirect = _recording(Graph.redirect)  # type: ignore[method-assign]
 ServerCore.__init__ = _telling(ServerCore.__init__)  # type: ignore[method-assign]
-if COMPACT in os.environ:
+if ledger.COMPACT in os.environ:
     vars(compaction)["JOURNAL_COMPACT_GROWTH"] = 1.5
-    vars(writer)["Compaction"] = functools.partial(compaction.Compaction, min_bytes=int(os.environ[COMPACT]))
+    vars(writer)["Compaction"] = functools.partial(compaction.Compaction, min_bytes=int(os.environ[ledger.COMPACT]))
 
 if __name__ == "__main__":
     main()

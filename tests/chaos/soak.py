@@ -29,8 +29,7 @@ from chaos.client import Spec
 from chaos.cluster import ClientProcess, Cluster, Setup, Trouble, worker_process
 from chaos.faults import storm
 from chaos.faults.fault import Run
-from chaos.ledger import Ledger
-from chaos.server import COMPACT
+from chaos.ledger import COMPACT, Ledger
 from chaos.visitors import KINDS, Visitor
 
 _ROUND_S: Final = 30.0  # of faults
@@ -114,7 +113,7 @@ class Soak:
 
     def _spec(self, name: str, seed: int, **rest: bool | str) -> Spec:
         cluster = self._cluster
-        given = {"cost_s": 6.0, "n_rounds": 2, "retries": 50, "largest_bytes": 5_000_000, **rest}
+        given = {"cost_s": 8.0, "n_rounds": 2, "retries": 50, "largest_bytes": 5_000_000, **rest}
         return Spec(cluster.host, cluster.port, seed, name, str(self._directory / "remember"), **given)  # type: ignore[arg-type]
 
     # -- A round ------------------------------------------------------------------------------------------------------

@@ -76,7 +76,7 @@ class Bag:
         specs = [Spec(salt, OK, duration_us, 8) for salt, duration_us in enumerate(durations_us)]
         tasks = [Task("sim/executor", (), encode_spec(spec), cpu1) for spec in specs]
         self._end = world.connect("client", self)
-        self._end.send([OpenSession(b"token", CLIENT_CREDIT_BYTES)])
+        self._end.send([OpenSession(b"token", CLIENT_CREDIT_BYTES, "", "", False)])
         self._seq = 0
         for chunk in encode_plan(tasks, 0, lambda _: 0):
             self._seq += 1

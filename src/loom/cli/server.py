@@ -124,6 +124,8 @@ def main(
         await shell.start(host, port, sock)
         stop_on_signals(shell.stop, until_stdin_closes)
         _log.info("listening on %s:%d", host, shell.port)
+        if journal is not None and port == 0 and sock is None:
+            _log.warning("with -p 0 a server that starts again listens elsewhere, and nobody finds it: choose a port")
         if insecure and host not in _LOOPBACK:
             _log.warning("INSECURE: links on %s are not encrypted", host)
         await shell.run()

@@ -130,7 +130,7 @@ class Clients:
         self._graph.sessions[session.id] = session
         self.peers[link] = session
         if self._graph.journal is not None:
-            self._graph.journal.append(SessionBegan(session.id, session.token, session.name, []))
+            self._graph.journal.append(SessionBegan(session.id, session.token, session.name, [], session.who))
         self._welcome(session, link)
 
     def _called(self, name: str) -> Session | None:
@@ -145,10 +145,11 @@ class Clients:
                 return
             self._outbox.send(session.link, SessionRefused(f"{message.who} has taken the session over"))
             self._let_link_go(session, "its session was taken over")
+        self._tracing.on_session_end(session, self._workers.values(), self._outbox)  # of one that is gone without a word
         self._release_unnamed(session)
         session.token, session.who = message.token, message.who
         if self._graph.journal is not None:
-            self._graph.journal.append(SessionTaken(session.id, session.token))
+            self._graph.journal.append(SessionTaken(session.id, session.token, session.who))
         self._attach(session, link, message.credit_bytes)
         cancelled = [node.number for node in session.nodes() if node.flags & CANCELLED]
         if cancelled:  # whoever resumes a session knows, this client does not
@@ -348,9 +349,10 @@ class Clients:
             self._graph.release(node)
 
     def _on_cancel(self, session: Session, message: CancelResults) -> None:
+        numbers = column(message.numbers, "Q")
         if self._graph.journal is not None:
             self._graph.journal.append(ResultsCancelled(session.id, message.seq, message.numbers))
-        for number in column(message.numbers, "Q"):
+        for number in numbers:
             node = session.find(number)
             if node is None or not node.flags & WANTED:
                 raise ProtocolError(f"task {number} was cancelled twice, or it is no result")

@@ -42,7 +42,7 @@ def compacted(past: Past) -> Iterator[AnyFact]:
 
 def _session(past: PastSession, incarnation: int) -> Iterator[AnyFact]:
     live = restore_session(Graph(), past, Kinds().find, incarnation, ghost())
-    yield SessionBegan(past.id, past.token, past.name, past.starts)
+    yield SessionBegan(past.id, past.token, past.name, past.starts, past.who)
     numbers: set[int] = set()  # all tasks of which the spec is kept
     for plan in past.plans:
         own = range(plan.chunk.first, plan.chunk.first + len(plan.chunk.flags))
@@ -53,7 +53,7 @@ def _session(past: PastSession, incarnation: int) -> Iterator[AnyFact]:
         numbers.update(own)
         if of_client:
             yield SessionAt(past.id, 0, plan.chunk.first, False)
-        names = [(number, name) for number, name in plan.names if name in live.names]
+        names = [(number, name) for number, name in plan.names if live.names.get(name) == number]
         yield PlanAdded(past.id, plan.seq, plan.chunk, plan.stands_for, names)
     for made in past.made:
         own = range(made.first, made.first + len(column(made.input_ends, "I")))
@@ -67,8 +67,8 @@ def _session(past: PastSession, incarnation: int) -> Iterator[AnyFact]:
     for number, flags in past.flags.items():
         if number in numbers:
             yield TaskMarked(past.id, number, flags)
-    yield from _outcomes(past, numbers)
     yield from _wishes(past, live, numbers)
+    yield from _outcomes(past, numbers)  # what has failed already cannot be cancelled any more
 
 
 def _outcomes(past: PastSession, numbers: set[int]) -> Iterator[AnyFact]:

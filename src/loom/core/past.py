@@ -39,14 +39,16 @@ _MOST_STARTS: Final = 64  # what workers have from before that is not taken any 
 class PastSession:
     """By number of the task: `finished` (attempt, size), `failures`, ...; `seq`: of the last command applied.
 
-    `starts`: incarnations that began while it was there, and the number that was the next one then.
+    `starts`: the incarnation in which it began and those that came while it was there, and the number that was the
+    next one when they began. An earlier one may have had another session of the same number.
     """
 
-    def __init__(self, began: SessionBegan) -> None:
+    def __init__(self, began: SessionBegan, incarnation: int) -> None:
         self.id = began.session
         self.token = began.token
         self.name = began.name
-        self.starts = began.starts
+        self.who = began.who
+        self.starts = began.starts or [(incarnation, 0)]
         self.seq = 0
         self.next_number = 0
         self.plan_first = 0  # of the plan that came last
@@ -119,7 +121,7 @@ class Past:
             case WorkerDetached():
                 self.workers.pop(fact.worker, None)
             case SessionBegan():
-                self.sessions[fact.session] = PastSession(fact)
+                self.sessions[fact.session] = PastSession(fact, self.incarnation)
                 self.next_session = max(self.next_session, fact.session + 1)
             case SessionEnded():
                 self.sessions.pop(fact.session, None)
@@ -166,7 +168,7 @@ class Past:
             case PlanAbandoned():
                 session.plan_open = False
             case SessionTaken():
-                session.token = fact.token
+                session.token, session.who = fact.token, fact.who
             case SessionAt():
                 session.seq = max(session.seq, fact.seq)
                 session.next_number = fact.next_number

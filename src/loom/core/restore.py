@@ -41,7 +41,7 @@ def ghost() -> Worker:
 def restore_session(graph: Graph, past: PastSession, kind_of: KindOf, incarnation: int, holder: Worker) -> Session:
     """The session with all its tasks; it has no client yet. ProtocolError where a chunk is no plan."""
     session = Session(past.id, past.token, 0, None, incarnation)
-    session.name = past.name
+    session.name, session.who = past.name, past.who
     session.applied_seq = past.seq
     session.next_number = past.next_number
     session.starts = [*past.starts, (incarnation, past.next_number)]
@@ -85,7 +85,7 @@ class _Restoring:
             if node.state == states.WAITING:
                 graph.fail(node, Failure(node.users_number, "", _MISSING))
             elif node.state != states.FORGOTTEN:
-                node.flags |= CUT
+                self._cut(node)
         left = list(session.nodes())
         left.sort(key=lambda node: node.number)
         for node in left:
@@ -142,6 +142,8 @@ class _Restoring:
         past = self._past
         node = Node(self._session, number, chunk, kind, (), 0)
         node.flags = past.flags.get(number, 0)
+        if node.flags & (DYNAMIC | COPIED):  # what was dynamic may be gone, and what it became is still there
+            self._session.has_dynamic = True
         if is_result and number not in past.released:
             node.flags |= CANCELLED if number in past.cancelled else WANTED
         self._session.put(node)
@@ -197,6 +199,20 @@ class _Restoring:
         for source in node.inputs:
             source.n_children += 1
             source.n_pending += pending
+
+    def _cut(self, node: Node) -> None:
+        """It can never be run again, and needs nothing any more; an array of parts cannot do without them."""
+        if node.state == states.FINISHED and node.flags & EXPANDED:
+            node.flags &= ~WRITING
+            node.worker = None
+            node.move(states.FAILED)
+            self._graph.n_finished -= 1
+            self._session.failures[node.number] = Failure(node.users_number, "", _MISSING)
+        node.flags = node.flags & ~REPEATS | CUT
+        inputs, node.inputs = node.inputs, ()
+        for source in inputs:
+            source.n_children -= 1
+            self._graph.let_go(source)
 
     def _await(self, node: Node) -> None:
         if node.state != states.WAITING:

@@ -120,6 +120,8 @@ class ServerCore:
             self.attaching.expect(past.workers)
         started = ServerStarted(self._server, self.incarnation, past.next_session, past.next_worker, __version__)
         self.graph.journal = [started]
+        if not past.sessions:  # nobody is waited for, then or when it is read again
+            self.graph.journal += [WorkerDetached(worker) for worker in past.workers]
 
     # -- The turn -----------------------------------------------------------------------------------------------------
 

@@ -93,7 +93,7 @@ class Session:
         self.link = link
         self.full = False
         self.ends_at: float | None = None  # unless its client comes back before
-        self.starts: list[tuple[int, int]] = []  # incarnations that began since, and the next number then
+        self.starts: list[tuple[int, int]] = []  # as in core.past; empty for one that is new
         self.credit_bytes = credit_bytes
         self.before_first_attempt = before_first_attempt(incarnation)
         self.next_number = 0
@@ -131,6 +131,8 @@ class Session:
 
         What was not in the journal when that server ended may have another meaning now.
         """
+        if not self.starts or incarnation < self.starts[0][0]:  # nothing is known of what it was there, or whose
+            return False
         later = [next_number for start, next_number in self.starts if start > incarnation]
         return number >= SERVER_MADE or (bool(later) and number < later[0])
 

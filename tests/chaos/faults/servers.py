@@ -18,7 +18,7 @@ from chaos.cluster import Setup
 from chaos.faults.fault import Fault, Run
 from chaos.faults.hosts import MIB, DiskFull, fill, mount, unmount
 from chaos.faults.storm import STRIKES, heal_links, prepare_storm, strike_once
-from chaos.server import COMPACT
+from chaos.ledger import COMPACT
 from loom.limits import REATTACH_S
 
 _LEAVE_S: Final = 20.0  # a server that was told to stop
@@ -231,6 +231,8 @@ class JournalDiskFull(Fault):
             run.between(0.5, 3)
             run.cluster.say("there is room again")
             filler.unlink()
+            while self._count(run, self._OVER) < self._count(run, self._STALL) and run.goes_on(0.05):
+                pass
 
     def heal(self, run: Run) -> None:
         (self._place / "filler").unlink(missing_ok=True)
@@ -275,7 +277,7 @@ class ClientKilledNamed(Fault):
             cluster.restart_server()
         spec = replace(first.spec, name="second", prefix=first.spec.name, taken_up=True)
         run.client = cluster.add_client(spec)
-        run.client.await_said("ready", 30)
+        run.client.await_said("ready", 60)
         run.client.go_on()
         while run.goes_on(1):
             pass
