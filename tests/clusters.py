@@ -105,6 +105,7 @@ class Cluster:
         self.workers: list[Worker] = []
         self._logs = 0
         self._worker_logs: list[Path] = []
+        self._has_journal = "--journal" in server_options
         self.server, self.server_log = self.start("server", "-p", str(port), *server_options)
         try:
             self.port = listening_port(self.server, self.server_log)
@@ -171,8 +172,9 @@ class Cluster:
         """End everything and check that it is gone."""
         self.watch()
         everybody = [p for p in (*self.workers, self.server) if p.poll() is None]
-        for process in everybody:
-            process.terminate()
+        for process in everybody:  # on SIGTERM workers would wait for a server with a journal, once it is gone
+            at_once = self._has_journal and process is not self.server
+            process.send_signal(signal.SIGINT if at_once else signal.SIGTERM)
         try:
             assert [process.wait(LEAVE_S) for process in everybody] == [0] * len(everybody), self.log()
         finally:

@@ -4,6 +4,8 @@ import re
 import signal
 from pathlib import Path
 
+import psutil
+
 from clusters import Cluster, eventually
 from loom.client import Task, tasks
 
@@ -54,8 +56,26 @@ def test_a_worker_that_is_told_to_end_without_a_server_ends_what_it_runs(tmp_pat
     eventually(lambda: n_lines(runs) == 1)
     kill_server(cluster)
     (worker,) = cluster.workers
-    worker.terminate()
+    worker.send_signal(signal.SIGINT)
     assert worker.wait(10) == 0
     cluster.assert_nothing_left()
     assert not running.finished()
     client.close()
+
+
+def test_a_worker_that_is_to_leave_hands_over_to_the_server_that_comes_back(tmp_path: Path) -> None:
+    runs, journal = tmp_path / "runs", ("--journal", str(tmp_path / "journal"))
+    cluster = Cluster(tmp_path, n_workers=2, server_options=journal)
+    with cluster.client() as client:
+        made = client.submit_one(tasks.run(("sh", "-c", f"echo $PPID >>{runs}; head -c 200000 /dev/zero")))
+        made.wait()
+        maker = psutil.Process(int(runs.read_text()))
+        (worker,) = [one for one in cluster.workers if one.pid in (maker.pid, maker.ppid())]
+        kill_server(cluster)
+        worker.terminate()
+        eventually(lambda: "for the server, to hand over 1 object" in cluster.log())
+        cluster.server, cluster.server_log = cluster.start("server", "-p", str(cluster.port), *journal)
+        assert worker.wait(20) == 0
+        assert made.fetch() == bytes(200_000)
+        assert n_lines(runs) == 1
+    cluster.stop()

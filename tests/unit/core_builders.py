@@ -7,12 +7,18 @@ from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from typing import NamedTuple, TypeVar
 
+from msgspec.msgpack import Decoder, encode
+
 from loom.core.check import check_server
 from loom.core.columns import column
-from loom.core.events import CloseLink, LinkDown, LinkUp, Received, Send, ServerEvent, Shutdown
+from loom.core.compact import compacted
+from loom.core.events import CloseLink, LinkDown, LinkUp, Received, Record, Send, ServerEvent, Settled, Shutdown
 from loom.core.node import Node
+from loom.core.past import Past
 from loom.core.server import ServerCore
+from loom.facts import AnyFact
 from loom.ids import task_id
+from loom.limits import REATTACH_S
 from loom.messages import (
     RESULT,
     FinishedTask,
@@ -21,11 +27,15 @@ from loom.messages import (
     PlanChunk,
     RegisterWorker,
     Release,
+    ResumeSession,
     Rules,
     RunTask,
     RunTasks,
+    SessionOpened,
     SubmitChunk,
     TasksFinished,
+    WorkerAccepted,
+    WorkerInventory,
 )
 from loom.resources import Request
 
@@ -108,6 +118,8 @@ class Said:
         self.to: dict[int, list[Message]] = {}
         self.closed: dict[int, str] = {}
         self.shutdown = False
+        self.facts: list[AnyFact] = []  # for the journal
+        self.settled: list[Settled] = []
 
     def all(self, link: int, kind: type[M]) -> list[M]:
         return [m for m in self.to.get(link, []) if isinstance(m, kind)]
@@ -129,6 +141,7 @@ class Bench:
 
     def __init__(self) -> None:
         self.core = ServerCore(incarnation=1)
+        self.journal: list[AnyFact] = []
         self.now = 100.0
         self._seqs: dict[int, int] = {}
 
@@ -144,6 +157,11 @@ class Bench:
                     said.closed[effect.link] = effect.reason
                 case Shutdown():
                     said.shutdown = True
+                case Record():
+                    said.facts += effect.facts
+                    self.journal += effect.facts
+                case Settled():
+                    said.settled.append(effect)
         check_server(self.core)
         return said
 
@@ -159,10 +177,29 @@ class Bench:
         self._seqs[link] = 0
         return self.step(LinkUp(link, "client"), Received(link, [OpenSession(b"token", credit_bytes, "", "", False)]))
 
+    def resume(self, link: int, acked_seq: int = 0, session: int = 1, token: bytes = b"token") -> Said:
+        """The next commands on this link follow `acked_seq`."""
+        self._seqs[link] = acked_seq
+        return self.step(LinkUp(link, "client"), Received(link, [ResumeSession(session, token, 1000, acked_seq)]))
+
+    def open(self, link: int, name: str, take_over: bool = False) -> Said:
+        """A client that opens a session of that name, or takes it up. It has a token of its own."""
+        opening = OpenSession(b"token %d" % link, 1000, name, f"client {link}", take_over)
+        said = self.step(LinkUp(link, "client"), Received(link, [opening]))
+        for opened in said.all(link, SessionOpened):
+            self._seqs[link] = opened.applied_seq
+        return said
+
     def worker(
-        self, link: int, cpus: int = 1, extras: Sequence[tuple[str, int]] = (), symbols: Sequence[str] = ("t/work",)
+        self,
+        link: int,
+        cpus: int = 1,
+        extras: Sequence[tuple[str, int]] = (),
+        symbols: Sequence[str] = ("t/work",),
+        before: tuple[int, int, int] = (0, 0, 0),
+        name: str = "",
     ) -> Said:
-        register = RegisterWorker(f"w{link}", cpus, list(extras), "host", link, "", list(symbols), 0, (0, 0, 0))
+        register = RegisterWorker(name or f"w{link}", cpus, list(extras), "host", link, "", list(symbols), 0, before)
         return self.step(LinkUp(link, "worker"), Received(link, [register]))
 
     def seq(self, link: int) -> int:
@@ -193,6 +230,74 @@ class Bench:
 
     def has(self, number: int, session: int = 1) -> bool:
         return self.core.graph.sessions[session].find(number) is not None
+
+
+SERVER = 4711  # what the journal is called
+
+
+class JournalBench(Bench):
+    """A server core with a journal, which goes on from `facts` where there are any."""
+
+    def __init__(self, facts: Sequence[AnyFact] = (), reattach_s: float = REATTACH_S) -> None:
+        super().__init__()
+        past = fold(facts)
+        self.journal = list(facts)
+        self.core = ServerCore(past.incarnation + 1, server=SERVER, past=past, reattach_s=reattach_s)
+        self.step()
+
+    def restart(self, *, without: int = 0, compact: bool = False) -> JournalBench:
+        """The server that starts from what is on disk: `without` the last facts."""
+        facts = self.journal[: len(self.journal) - without]
+        again = JournalBench(list(compacted(fold(facts))) if compact else facts)
+        again.now = self.now
+        return again
+
+    def settle(self) -> Said:
+        """Enough has been waited for workers."""
+        return self.step(after_s=REATTACH_S)
+
+    def come_back(
+        self,
+        link: int,
+        before: int,
+        objects: Sequence[FinishedTask] = (),
+        tasks: Sequence[RunTask] = (),
+        name: str = "",
+    ) -> Said:
+        """A worker that was number `before` of the server before this one. Returns what its inventory leads to."""
+        past = (SERVER, self.core.incarnation - 1, before)
+        assert self.worker(link, before=past, name=name).one(link, WorkerAccepted).keeps
+        return self.say(link, inventory(objects, tasks))
+
+
+_decode = Decoder(list[AnyFact]).decode
+
+
+def fold(facts: Sequence[AnyFact]) -> Past:
+    """What facts come to that have been on disk."""
+    past = Past()
+    for fact in _decode(encode(facts)):
+        past.apply(fact)
+    assert not past.problems
+    return past
+
+
+def made(task: RunTask, size_bytes: int = 10, length: int = 0) -> FinishedTask:
+    return FinishedTask(task.task, task.attempt, size_bytes, length, 5, None)
+
+
+def inventory(
+    objects: Sequence[FinishedTask] = (), tasks: Sequence[RunTask] = (), last: bool = True
+) -> WorkerInventory:
+    return WorkerInventory(
+        numbers(*(one.task for one in objects)),
+        numbers(*(one.attempt for one in objects)),
+        numbers(*(one.size_bytes for one in objects)),
+        numbers(*(one.length for one in objects)),
+        numbers(*(task.task for task in tasks)),
+        numbers(*(task.attempt for task in tasks)),
+        last,
+    )
 
 
 def finished(

@@ -35,6 +35,7 @@ from loom.core.client_events import (
     ReleaseResults,
     SessionsCame,
     Stalled,
+    StartTrace,
     StatsCame,
     Submit,
     Tick,
@@ -67,6 +68,7 @@ from loom.messages import (
     SessionOpened,
     SessionRefused,
     Sessions,
+    SetTrace,
     Stats,
     StopWorker,
     SubmitChunk,
@@ -167,6 +169,16 @@ def test_what_is_not_acknowledged_is_said_again_after_a_reconnect(bench: Bench) 
     assert [m.seq for m in bench.said()] == [2, 3, 4]  # type: ignore[attr-defined]
     bench.hear(Acked(4))
     assert not bench.core.unacked
+
+
+def test_a_trace_goes_on_at_a_server_that_was_started_again(bench: Bench) -> None:
+    bench.step(StartTrace(b"/there"))
+    bench.hear(Acked(1))
+    for incarnation, again in ((1, []), (2, [SetTrace(2, b"/there")])):
+        bench.step(Disconnected("broken"))
+        bench.step(Connected())
+        bench.hear(SessionOpened(5, incarnation, PATIENCE_S, 0, 0, []))
+        assert bench.said() == again
 
 
 def test_credit_is_granted_again_with_a_release_and_counted_once(bench: Bench) -> None:

@@ -225,7 +225,7 @@ def test_killed_at_any_time(tmp_path: Path, at: int) -> None:
 def test_the_program_that_servers_use(tmp_path: Path) -> None:
     """Sessions that have ended are gone, those that live are there with all that is not ended of them."""
     path = tmp_path / "journal"
-    live = SessionBegan(1, b"token", "kept", [])
+    live = SessionBegan(1, b"token", "kept", [(3, 0)])
     n = 2
     with writing(path, compaction=Compaction(min_bytes=1000)) as (writer, _events):
         before = inode(path)

@@ -68,6 +68,19 @@ def test_directories_of_the_dead_are_removed(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
+def test_what_could_not_be_removed_is_removed_by_the_next_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lock, without which nobody would dare, goes last."""
+    dead = tmp_path / "loom-worker-1-dead"
+    (dead / "run" / "own").mkdir(parents=True)
+    (dead / ".lock").touch()
+    with monkeypatch.context() as patch:
+        patch.setattr("loom.worker.workdir.shutil.rmtree", lambda path, ignore_errors: None)
+        sweep(str(tmp_path))
+    assert dead.exists()
+    sweep(str(tmp_path))
+    assert not dead.exists()
+
+
 def test_what_runs_in_directories_of_the_dead_is_killed(tmp_path: Path) -> None:
     """Only there, and not who does it."""
     dead = tmp_path / "loom-worker-1-dead"

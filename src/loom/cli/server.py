@@ -113,6 +113,8 @@ def main(
     SIGTERM, SIGINT or a client's terminate().
     """
     set_up_log("debug" if debug else log_level)
+    if journal == "":
+        raise click.UsageError("--journal needs the name of a file; it is empty.")
     if host not in _LOOPBACK and not insecure:
         raise click.UsageError(
             f"--host {host} is not loopback, and links are not encrypted yet. On a network you trust, add --insecure."

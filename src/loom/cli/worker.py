@@ -164,6 +164,9 @@ def main(
     It may be started before the server: it tries until the server is there. It needs the same key as the server
     (~/.config/loom/key, or the file LOOM_KEY_FILE names), logs to stderr, and runs until SIGTERM, SIGINT or a client's
     terminate().
+
+    Where the server has a journal and goes away, the worker runs what it has, keeps its results for up to an hour, and
+    brings them to the server that is started again. Where it has none, the worker drops them and waits for the next.
     """
     began_s = time.monotonic()
     set_up_log("debug" if debug else log_level)

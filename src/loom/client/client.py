@@ -324,7 +324,10 @@ class Client:
     # -- The rest -----------------------------------------------------------------------------------------------------
 
     def get_stats(self) -> dict[str, int]:
-        """Figures of the whole cluster: n_workers, n_cpus, n_data_objects, n_sessions, n_tasks."""
+        """Figures of the whole cluster: n_workers, n_cpus, n_data_objects, n_sessions, n_tasks.
+
+        While the server is away this waits for it. Raises ConnectionLost where it does not come back.
+        """
         self._check_open()
         self._results.check()
         return self._engine.ask_stats(AskStats())
@@ -332,7 +335,8 @@ class Client:
     def set_trace(self, path: str | os.PathLike[str]) -> None:
         """Have server and workers write traces below the directory `path`, until this client is closed.
 
-        A server writes one trace at a time, of all its clients: the last call counts.
+        A server writes one trace at a time, of all its clients: the last call counts. One that is started again goes on
+        with it as soon as this client is back.
 
         A relative path is taken from here; the directory is made at once. What is submitted from now on is in the trace
         when `gather` returns it. LoomError where the directory cannot be made.
@@ -384,7 +388,7 @@ class Client:
         seconds a warning is logged that it was not. `end_session` ends it.
         """
         failed = self._end(self._farewell)
-        if failed is not None and self._session_name:
+        if failed is not None and self._session_name and not self._engine.said_all:
             _log.warning("the session %r may not have all that was said: %s", self._session_name, failed)
 
     def terminate(self) -> None:

@@ -162,6 +162,11 @@ class Engine:
         self._on_session_over("")  # whoever waits must not wait on
         return LoomError(f"the server at {self._host}:{self._port} has not acknowledged it: {self._trouble()}")
 
+    @property
+    def said_all(self) -> bool:
+        """After `close`: all was acknowledged but the goodbye, perhaps, which would not be missed."""
+        return len(self._core.unacked) <= 1
+
     def _trouble(self) -> str:
         if self._stalled:
             return self._stalled
@@ -187,7 +192,7 @@ class Engine:
                 self._link.abort("the client is closed")
             for task in self._tasks:
                 task.cancel()
-            self._loop.run_until_complete(asyncio.sleep(0))
+            self._loop.run_until_complete(asyncio.gather(*self._tasks, return_exceptions=True))
             self._loop.close()
         if self._abandoned is not None:
             self._abandoned[1]()
@@ -313,7 +318,8 @@ class Engine:
                     patience,
                 )
             case LinkBack():
-                _log.info("the connection to the server is back after %.1f s", effect.away_s)
+                where = f"{self._host}:{self._port}"
+                _log.warning("the connection to the server at %s is back after %.1f s", where, effect.away_s)
             case Stalled():
                 self._on_stalled(effect.reason)
             case Closed():
@@ -323,8 +329,14 @@ class Engine:
         self._stalled = reason
         if reason:
             _log.warning("the server at %s:%d acknowledges nothing: %s", self._host, self._port, reason)
+            if not self._opened.done():
+                self._loop.call_later(self._timeout_s, self._give_up_opening)
         else:
             _log.info("the server at %s:%d acknowledges what it is told again", self._host, self._port)
+
+    def _give_up_opening(self) -> None:
+        if not self._opened.done() and self._stalled:
+            self._on_session_over(f"the server at {self._host}:{self._port} opens no session now: {self._stalled}")
 
     def _on_session_over(self, reason: str) -> None:
         if reason:

@@ -120,6 +120,8 @@ class ClientCore:
         self.peers: dict[int, PeerAddress] = {}
         self.next_seq = 1
         self.unacked: deque[Message] = deque()
+        self._incarnation = 0  # of the server that opened the session last
+        self._trace_path = b""  # where traces go, as the user has said
         self._asked: dict[int, AskStats | AskSessions] = {}  # questions that are not answered, by their seqs
         self._absence = Absence()
         self._stalled = False
@@ -156,6 +158,7 @@ class ClientCore:
                 case AskStats() | AskSessions():
                     self._ask(event)
                 case StartTrace():
+                    self._trace_path = event.path
                     self._command(SetTrace(self._take_seq(), event.path))
                 case Close():
                     self._on_close(event.terminate)
@@ -308,6 +311,9 @@ class ClientCore:
             self._effects.append(Opened(message.session, message.next_number, message.names))
         self._absence.on_open(message.patience_s, self._now, self._effects)
         self._to_server += self.unacked
+        if not first and self._trace_path and message.incarnation != self._incarnation:
+            self._command(SetTrace(self._take_seq(), self._trace_path))  # another server knows nothing of it
+        self._incarnation = message.incarnation
         if not first:
             self._on_stalled("")  # else this would not have come
             self._ask_again()

@@ -28,6 +28,7 @@ from loom.facts import (
     SessionBegan,
     SessionEnded,
     SessionTaken,
+    WorkerDetached,
 )
 from loom.ids import SERVER_MADE, task_id
 from loom.limits import MAX_SESSIONS, PATIENCE_S, SESSION_GRACE_S
@@ -145,7 +146,8 @@ class Clients:
                 return
             self._outbox.send(session.link, SessionRefused(f"{message.who} has taken the session over"))
             self._let_link_go(session, "its session was taken over")
-        self._tracing.on_session_end(session, self._workers.values(), self._outbox)  # of one that is gone without a word
+        # There may be a trace of a client that has gone without a word.
+        self._tracing.on_session_end(session, self._workers.values(), self._outbox)
         self._release_unnamed(session)
         session.token, session.who = message.token, message.who
         if self._graph.journal is not None:
@@ -301,6 +303,8 @@ class Clients:
                     self.end(session)
                 for worker in self._workers.values():
                     self._outbox.send(worker.link, StopWorker())
+                    if self._graph.journal is not None:  # a server that starts again need not wait for it
+                        self._graph.journal.append(WorkerDetached(worker.id))
                 self._effects.append(Shutdown())
             case _:
                 raise ProtocolError(f"a client sent {type(message).__name__} in a session")

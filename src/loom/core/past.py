@@ -64,13 +64,24 @@ class PastSession:
         self.released: set[int] = set()
         self.cancelled: set[int] = set()
         self.names: dict[str, int] = {}
+        self._named: dict[int, str] = {}  # the same by number
+
+    def give_name(self, number: int, name: str) -> None:
+        before = self.names.get(name)
+        if before is not None:
+            self._named.pop(before, None)
+        self.names[name] = number
+        self._named[number] = name
 
     def release(self, numbers: bytes) -> None:
         gone = column(numbers, "Q").tolist()
         self.released.update(gone)
         self.cancelled.difference_update(gone)
-        if self.names:
-            self.names = {name: number for name, number in self.names.items() if number not in self.released}
+        if self._named:
+            for number in gone:
+                name = self._named.pop(number, None)
+                if name is not None:
+                    self.names.pop(name, None)
 
     def cancel(self, numbers: bytes) -> None:
         self.cancelled.update([number for number in column(numbers, "Q") if number not in self.failures])
@@ -111,6 +122,8 @@ class Past:
                     if session is not None:
                         session.saved.add(number_of(task))
             case ServerStarted():
+                if fact.server != self.server:  # workers that knew it under another name begin anew
+                    self.workers.clear()
                 self.server, self.incarnation, self.version = fact.server, fact.incarnation, fact.version
                 self.next_session = max(self.next_session, fact.next_session)
                 self.next_worker = max(self.next_worker, fact.next_worker)
@@ -189,4 +202,4 @@ class Past:
             session.plan_open = chunk.more
         session.plans.append(fact)
         for number, name in fact.names:
-            session.names[name] = number
+            session.give_name(number, name)

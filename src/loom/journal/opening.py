@@ -80,6 +80,9 @@ def lock_journal(path: str, make: bool = False) -> int:
     while True:
         try:
             fd = os.open(path, flags, 0o600)
+        except FileNotFoundError as error:
+            what = f"the directory {os.path.dirname(path) or '.'} is not there" if make else "there is no such file"
+            raise LoomError(f"the journal {path} cannot be opened: {what}") from error
         except OSError as error:
             raise LoomError(f"the journal {path} cannot be opened: {error.strerror}") from error
         try:

@@ -92,7 +92,7 @@ class ServerShell:
                 on_stalled=lambda reason: self._from_thread(self._on_stalled, reason),
                 on_broken=lambda error: self._from_thread(self._on_broken, error),
             )
-            _tell_found(journal, self._journal, past)
+            _tell_found(journal, self._journal, past, reattach_s)
         # Late peers of an earlier server may still be there, of which nothing is known where there is no journal.
         incarnation = past.incarnation + 1 if past is not None and past.incarnation else int(time.time()) & 0xFFF_FFFF
         server = past.server if past is not None and past.server else secrets.randbits(62) | 1
@@ -143,8 +143,11 @@ class ServerShell:
         await self._stopped.wait()
         self._trace.stop()
         if self._journal is not None:
-            await self._loop.run_in_executor(None, self._journal.close, _LEAVE_S)
+            is_written = await self._loop.run_in_executor(None, self._journal.close, _LEAVE_S)
             self._on_durable()
+            n_sessions = len(self._core.graph.sessions)
+            if is_written and n_sessions:
+                _log.info("%s in the journal %s", _stay(n_sessions), self._journal.path)
         assert self._listener is not None
         self._listener.close()
         for link in list(self._links.values()):
@@ -338,22 +341,23 @@ class ServerShell:
             self._turn()
 
 
-def _tell_found(path: str, journal: JournalWriter, past: Past) -> None:
+def _tell_found(path: str, journal: JournalWriter, past: Past, reattach_s: float) -> None:
     if journal.torn_bytes:
-        story = "a write that was cut short, of which nobody was told; they are kept in %s.torn"
-        _log.warning(f"the last %d bytes of the journal {path} are {story}", journal.torn_bytes, path)
+        story = "the last %d bytes of the journal %s are a write cut short, of which nobody was told; kept in %s"
+        _log.warning(story, journal.torn_bytes, path, path + ".torn")
     if journal.is_new:
         _log.info("new journal %s", path)
         return
     for problem in past.problems:
         _log.error("journal %s: %s", path, problem)
     n_finished = sum(len(session.finished) for session in past.sessions.values())
+    n_workers = len(past.workers) if past.sessions else 0
     _log.info(
-        "journal %s: %d sessions with %d results of tasks taken up, %d workers are waited for",
+        "journal %s: going on with %s and %s%s",
         path,
-        len(past.sessions),
-        n_finished,
-        len(past.workers) if past.sessions else 0,
+        _counted(len(past.sessions), "session"),
+        _counted(n_finished, "finished task"),
+        f"; waiting up to {reattach_s:g} s for {_counted(n_workers, 'worker')}" if n_workers else "",
     )
 
 
@@ -363,12 +367,21 @@ def _tell_settled(settled: Settled) -> None:
         return
     names = ", ".join(settled.missing[:_MOST_NAMED])
     _log.warning(
-        "%d workers have not come back (%s%s): what they ran is run again, %d objects are made again",
-        len(settled.missing),
+        "%s %s not come back (%s%s): what they ran is run again, %s made again",
+        _counted(len(settled.missing), "worker"),
+        "has" if len(settled.missing) == 1 else "have",
         names,
         ", ..." if len(settled.missing) > _MOST_NAMED else "",
-        settled.n_objects,
+        "1 object is" if settled.n_objects == 1 else f"{settled.n_objects} objects are",
     )
+
+
+def _counted(count: int, what: str) -> str:
+    return f"1 {what}" if count == 1 else f"{count} {what}s"
+
+
+def _stay(n_sessions: int) -> str:
+    return "1 session stays" if n_sessions == 1 else f"{n_sessions} sessions stay"
 
 
 def _weight(event: ServerEvent) -> int:

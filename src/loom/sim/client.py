@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 from loom.core.check import check_client
 from loom.core.client import ClientCore
 from loom.core.client_events import (
+    AskSessions,
     AskStats,
     CancelFutures,
     ClientEffect,
@@ -28,6 +29,7 @@ from loom.core.client_events import (
     Ready,
     RelayPiece,
     ReleaseResults,
+    SessionsCame,
     StatsCame,
     Submit,
     ToServer,
@@ -89,6 +91,8 @@ class SimClient:
         self.end: End | None = None
         self.over = False
         self.may_lose_session = False
+        self.succeeded = False  # another client takes its session up, or will
+        self.is_last = True  # nobody has taken it up yet
         self._reaches_workers = world.rng.random() < 0.7
         self._broken_at = -1e9
         self.ever_named: dict[str, int] = {}
@@ -143,6 +147,12 @@ class SimClient:
         if self.end is not None:
             self.end.link.break_off()
 
+    def end_session_of(self, other: SimClient) -> None:
+        """Of that client, or of whoever has the name when it comes to that."""
+        self.world.may_be_ended.add(other.name)
+        self._stats_asked += 1
+        self._add(AskSessions(0, other.name))
+
     def vanish(self) -> None:
         """The process is killed."""
         self.over = True
@@ -193,7 +203,7 @@ class SimClient:
                     self._delivered(effect.number, unpack(self._pieces.pop(effect.number)))
             case Undeliverable():
                 self._on_undeliverable(effect)
-            case StatsCame():
+            case StatsCame() | SessionsCame():
                 self._stats_asked -= 1
                 assert self._stats_asked >= 0, f"{self} was told statistics unasked"
             case Connect():
@@ -210,10 +220,10 @@ class SimClient:
         before = self.before
         if before is None or before.session != opened.session:
             assert not opened.next_number, f"{self} was given a used session"
-            lost = before is None or before.may_lose_session or before._ending
+            lost = before is None or before.may_lose_session or before._ending or self.name in self.world.may_be_ended
             assert lost, f"{self} found nothing of {before}"
             return
-        before.session = None
+        before.is_last = False
         said = {name: number for name, number in before.names.items() if number < before._said_until}
         surely = {} if before.core.unacked or before._events else said
         assert surely.items() <= names.items(), f"{self} misses {surely.items() - names.items()}"
@@ -228,7 +238,8 @@ class SimClient:
 
     def _on_closed(self, reason: str) -> None:
         self.over = True
-        assert self._closing or self.may_lose_session, f"{self} lost its session: {reason}"
+        may_lose_session = self.may_lose_session or self.name in self.world.may_be_ended
+        assert self._closing or may_lose_session, f"{self} lost its session: {reason}"
         if self.end is not None:
             self.end.abandon()
             self.end.link.break_off()
@@ -387,7 +398,8 @@ class SimClient:
             yield self.world.is_settled
             yield _SETTLE_S
             assert self.session is not None
-            self.world.ledger.check_session_empty(self.session, self.world.workers)
+            if self.is_last:
+                self.world.ledger.check_session_empty(self.session, self.world.workers)
 
     def _all_over(self) -> bool:
         return all(future.over for future in self.futures.values())

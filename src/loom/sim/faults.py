@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 from loom.limits import SESSION_GRACE_S
 
 if TYPE_CHECKING:
+    from loom.sim.client import SimClient
     from loom.sim.worker import SimWorker
     from loom.sim.world import World
 
@@ -39,12 +40,16 @@ class Faults:
             self._press_worker,
         ]
         if world.server.journal is not None:
-            strikes += [self._kill_server] * world.rng.choice((1, 1, 10))
+            strikes += [self._kill_server] * world.rng.choice((1, 5, 10))
         self._strikes = [strike for strike in strikes if world.rng.random() < 0.6] or [self._kill_worker]
         if world.rng.random() < 0.2:
             self._once(self._shut_client_out)
         if world.rng.random() < 0.2:
             self._once(self._vanish_client)
+        if world.rng.random() < 0.4:
+            self._once(self._take_over)
+        if world.rng.random() < 0.1:
+            self._once(self._end_session)
         self._wait()
 
     @property
@@ -81,7 +86,8 @@ class Faults:
     def _kill_server(self) -> None:
         """It starts again after a while, which may be long."""
         world = self._world
-        if world.server.alive:
+        is_used = any(worker.loads for worker in world.server.core.workers.values())  # else there is little to see
+        if world.server.alive and (is_used or world.rng.random() < 0.05):
             for client in world.clients:
                 client.may_lose_session |= client.session is None
             world.server.kill()
@@ -148,6 +154,27 @@ class Faults:
         clients = [c for c in self._world.clients if not c.over]
         if clients:
             self._world.rng.choice(clients).vanish()
+
+    def _named(self) -> list[SimClient]:
+        """Clients that use a session with a name."""
+        return [c for c in self._world.clients if c.name and not c.over and c.session is not None and c.is_last]
+
+    def _take_over(self) -> None:
+        """Another client wants a named session that is in use."""
+        named = self._named()
+        if named:
+            client = self._world.rng.choice(named)
+            client.may_lose_session = True
+            self._world.continue_session(client)
+
+    def _end_session(self) -> None:
+        """Some client has the session of another one ended."""
+        named = self._named()
+        if named:
+            client = self._world.rng.choice(named)
+            others = [c for c in self._world.clients if c.name != client.name and not c.over and c.session is not None]
+            if others:
+                self._world.rng.choice(others).end_session_of(client)
 
     def _stall_link(self) -> None:
         world = self._world

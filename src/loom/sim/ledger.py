@@ -25,6 +25,7 @@ _GOOD_REASONS: Final = frozenset(
         "its worker has come back on another link",
         "the client left its session",
         "its session was taken over",
+        "its session was ended from outside",
     },
 )
 

@@ -116,7 +116,7 @@ class SimWorker:
 
     def connect(self) -> None:
         if self.alive and not self.world.server.alive:
-            self.world.clock.after(self.world.rng.random() * 0.5, self.connect)
+            self.world.clock.after(self.world.rng.random() * self.world.rng.choice((0.02, 0.5)), self.connect)
         elif self.alive:
             self.end = self.world.connect("worker", self)
             extras = list(self.world.extras)
@@ -141,7 +141,7 @@ class SimWorker:
         self.relays.clear()
         self.post(ServerLost())
         self._turn()
-        self.world.clock.after(self.world.rng.random() * 0.5, self.connect)
+        self.world.clock.after(self.world.rng.random() * self.world.rng.choice((0.02, 0.5)), self.connect)
 
     def on_full(self, end: End) -> None:
         """Reports are not held back."""

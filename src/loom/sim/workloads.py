@@ -42,7 +42,7 @@ class Maker:
         self._fail_share = fail_share
         self._redirect_share = redirect_share
         self._salt = 0
-        self._usual_us = rng.choice((20, 200, 5_000, 100_000))
+        self._usual_us = rng.choice((20, 200, 5_000, 100_000, 1_000_000, 1_000_000))
         self._dynamic_share = rng.choice((0.0, 0.0, 0.05, 0.15))
         self._checkpoint_share = rng.choice((0.0, 0.0, 0.2))
         self._checkpoint_dir = b"/saved/" if fail_share == 0.0 or rng.random() < 0.5 else BAD_PATH

@@ -57,6 +57,7 @@ class World:
         )
         self.extras = rng.choice(((), (("gpus", 2 * GPU_PARTS), ("mem", 100))))
         self.saved: set[bytes] = set()  # checkpoints that are in place
+        self.may_be_ended: set[str] = set()  # names of sessions that somebody has ended, sooner or later
         self.maker = Maker(rng, self.max_cpus, self.extras, rng.choice((0.0, 0.0, 0.05)), rng.choice((0.0, 0.1, 0.3)))
         self._speeds = Speeds(
             latency_s=rng.choice((0.0001, 0.001, 0.05)),
@@ -79,7 +80,7 @@ class World:
             self.add_worker(rng.randint(1, self.max_cpus))
         self.add_worker(self.max_cpus)
         for number in range(1, 1 + rng.choice((1, 1, 2, 3))):
-            self.clients.append(SimClient(self, number, f"session {number}" if rng.random() < 0.2 else ""))
+            self.clients.append(SimClient(self, number, f"session {number}" if rng.random() < 0.3 else ""))
         self._faults = Faults(self, rng.random() * 4, rng.choice((0.005, 0.02, 0.1, 0.5))) if faulty else None
 
     # -- What the parts ask -------------------------------------------------------------------------------------------
@@ -88,8 +89,10 @@ class World:
         self.workers.append(SimWorker(self, len(self.workers) + 1, cpus, lifetime_s))
 
     def continue_session(self, before: SimClient) -> None:
-        """Some time later another client takes up the named session that one has left."""
-
+        """Some time later another client takes up the named session that one has left, or still uses."""
+        if before.succeeded:
+            return
+        before.succeeded = True
         last = before if before.session is not None else before.before
 
         def begin() -> None:
@@ -155,7 +158,12 @@ class World:
         complete = set()
         for client in self.clients:
             session = self.server.core.graph.sessions.get(client.session or 0)
-            if session is not None and session.next_number in client.reckoning.plan_ends and not session.plan_open:
+            if (
+                client.is_last
+                and session is not None
+                and session.next_number in client.reckoning.plan_ends
+                and not session.plan_open
+            ):
                 complete.add(session.id)
         return complete
 

@@ -134,6 +134,7 @@ class WorkerShell:
         self._listening: tuple[str, int, str] | None = None  # where objects are served: address, port, handover socket
         self._leave_at_s: float | None = None  # when the time limit ends, if there is one
         self._drain_until_s = math.inf
+        self._drain_by_s: float | None = None  # it is to drain until then as soon as the server is back
 
     async def run(self, host: str, port: int) -> None:
         """Serve the server at host:port until stopped; LoomError where the key or version is refused, or after a
@@ -170,6 +171,7 @@ class WorkerShell:
                     break
                 await self._serve(link, host)
         finally:
+            self._lost.set()
             self._post(Drain(time.monotonic()))  # nothing is to start any more
             self._turn()
             self._executors.stop()
@@ -198,8 +200,13 @@ class WorkerShell:
     def drain(self, timeout_s: float) -> None:
         """Start nothing any more, hand over what is here, and leave; what runs may go on for `timeout_s`.
 
-        Without a server, or without time, this is `stop`.
+        Without time, or without a server for which anything is kept here, this is `stop`. One that is away is waited
+        for.
         """
+        keeps = self._core.keeps_until is not None and (self._core.held or self._core.tasks)
+        if self._incarnation is None and timeout_s and keeps:
+            self._drain_when_back(timeout_s)
+            return
         if timeout_s == 0 or self._incarnation is None or self._stopping.is_set():
             self.stop()
             return
@@ -214,6 +221,23 @@ class WorkerShell:
         tasks = "1 task still runs" if n_tasks == 1 else f"{n_tasks} tasks still run"
         _log.info("draining: %s, leaving in at most %.3g s", tasks, left_s)
 
+    def _drain_when_back(self, timeout_s: float) -> None:
+        """What is here is handed over when the server comes back within this time, and goes with the worker if not."""
+
+        def give_up() -> None:
+            if self._incarnation is None:
+                _log.warning("leaving without a server: %s are lost", self._what_is_here())
+            self.stop()
+
+        if self._drain_by_s is None:
+            self._drain_by_s = time.monotonic() + timeout_s
+            asyncio.get_running_loop().call_later(timeout_s, give_up)
+            _log.info(
+                "waiting up to %.3g s for the server, to hand over %s; a second signal ends it at once",
+                timeout_s,
+                self._what_is_here(),
+            )
+
     @property
     def _draining(self) -> bool:
         return self._drain_until_s < math.inf
@@ -225,8 +249,12 @@ class WorkerShell:
         while not self._stopping.is_set():
             try:
                 return await connect(host, port, "worker", self._key, self._decoder, self)
-            except (KeyRefused, VersionMismatch):
-                raise
+            except (KeyRefused, VersionMismatch) as error:
+                if isinstance(error, VersionMismatch) or self._core.keeps_until is None:
+                    raise
+                if str(error) != said:  # somebody else's server, where ours was
+                    said = str(error)
+                    _log.warning("%s; trying again, as ours may come back", error)
             except ConnectError as error:
                 if str(error) != said:
                     said = str(error)
@@ -304,13 +332,19 @@ class WorkerShell:
                 if isinstance(message, WorkerAccepted):
                     self._incarnation = message.incarnation
                     if self._core.keeps_until is not None:
-                        what = "offered" if message.keeps else "are void"
-                        _log.info("the server is back: %s %s", self._what_is_here(), what)
+                        if message.keeps:
+                            _log.info("the server is back: %s offered", self._what_is_here())
+                        else:
+                            story = "a server is there that takes nothing up (another journal, or none): dropping %s"
+                            _log.warning(story, self._what_is_here())
                     self._before = message.server, message.incarnation, message.worker
                     self._stay_alive(link, message.silence_ms / 1000)
         if any(isinstance(message, StopWorker) for message in messages):
             self._stopping.set()  # what follows is no news: the server goes, too
         self._post(FromServer(messages))
+        if self._drain_by_s is not None and self._incarnation is not None:
+            left_s, self._drain_by_s = self._drain_by_s - time.monotonic(), None
+            self.drain(max(0.0, left_s))
 
     def _stay_alive(self, link: Link, silence_s: float) -> None:
         link.keep_alive(silence_s / SIGNS_OF_LIFE, silence_s)

@@ -99,7 +99,8 @@ class _OwnDirectory:
         return path
 
     def remove(self) -> None:
-        shutil.rmtree(self.path, ignore_errors=True)
+        with suppress(OSError):
+            _remove(Path(self.path))
         os.close(self._lock)
 
 
@@ -146,7 +147,7 @@ def sweep(parent: str) -> None:
                 _log.warning("processes that a dead worker has left in %s cannot be ended: %s", directory, left)
             _remove(directory)
         except OSError:
-            pass  # its worker lives, or has left what cannot be removed yet
+            pass  # its worker lives
         finally:
             os.close(lock)
 
@@ -155,9 +156,10 @@ def _remove(directory: Path) -> None:
     """The lock goes last: as long as anything else is there, the next worker that starts tries again."""
     for entry in directory.iterdir():
         if entry.name != _LOCK:
-            shutil.rmtree(entry)
-    (directory / _LOCK).unlink()
-    directory.rmdir()
+            shutil.rmtree(entry, ignore_errors=True)
+    if os.listdir(directory) == [_LOCK]:
+        (directory / _LOCK).unlink()
+        directory.rmdir()
 
 
 def sweep_all(base: str | None, spill_base: str | None) -> None:

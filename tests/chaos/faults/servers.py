@@ -14,14 +14,13 @@ from typing import ClassVar, Final
 import psutil
 
 from chaos.client import Spec
-from chaos.cluster import Setup
+from chaos.cluster import Process, Setup, Trouble
 from chaos.faults.fault import Fault, Run
 from chaos.faults.hosts import MIB, DiskFull, fill, mount, unmount
-from chaos.faults.storm import STRIKES, heal_links, prepare_storm, strike_once
+from chaos.faults.storm import STRIKES, end_server, heal_links, prepare_storm, strike_once
 from chaos.ledger import COMPACT
 from loom.limits import REATTACH_S
 
-_LEAVE_S: Final = 20.0  # a server that was told to stop
 _SMALL_JOURNAL: Final = 30_000  # bytes from which it is written anew, so that this happens
 
 
@@ -86,7 +85,7 @@ class WholeClusterKilled(ServerKills):
 
 class ServerStopsAndWorkers(Fault):
     name = "rolling-restart-all"
-    about = "server (SIGTERM, started again) and workers (SIGTERM, another one is started) in turn, under load"
+    about = "server (SIGTERM, started again; workers come back) and each worker (SIGTERM, another one comes) in turn"
     needs_journal = True
     most_repeated = 5
 
@@ -95,10 +94,14 @@ class ServerStopsAndWorkers(Fault):
 
     def act(self, run: Run) -> None:
         while run.between(0.5, 2):
-            stop_server(run)
+            workers = run.cluster.living_workers()
+            n_back = [_times_back(worker) for worker in workers]
+            end_server(run)
             run.between(0, 1)
             run.cluster.restart_server()
-            for worker in run.cluster.living_workers():
+            while any(_times_back(one) == n for one, n in zip(workers, n_back, strict=True)) and run.goes_on(0.05):
+                pass
+            for worker in workers:
                 if not run.between(0.5, 2):
                     return
                 run.cluster.terminate(worker)
@@ -108,14 +111,8 @@ class ServerStopsAndWorkers(Fault):
                 run.cluster.await_workers()
 
 
-def stop_server(run: Run) -> None:
-    """Tell it to stop, and wait until it has."""
-    server = run.cluster.server
-    run.cluster.n_server_kills += 1
-    run.cluster.strike(f"SIGTERM to {server.name}")
-    server.popen.terminate()
-    if server.popen.wait(_LEAVE_S):
-        raise AssertionError(f"{server.name} left with status {server.popen.returncode}")
+def _times_back(worker: Process) -> int:
+    return worker.log.read_text().count("the server is back")
 
 
 class ServerFailpoints(Fault):
@@ -141,7 +138,7 @@ class ServerFailpoints(Fault):
         setup.environment[COMPACT] = str(_SMALL_JOURNAL)
 
     def act(self, run: Run) -> None:
-        stop_server(run)
+        end_server(run)
         places = list(self.places)
         run.rng.shuffle(places)
         for place in places:
@@ -151,7 +148,7 @@ class ServerFailpoints(Fault):
                 self._start(run, f"{place}:{round(math.exp(run.rng.uniform(0, 6)))}")
             while run.cluster.server.alive:
                 if not run.goes_on(0.05):
-                    stop_server(run)
+                    end_server(run)
                     run.cluster.restart_server()
                     return
             self._note_death(run)
@@ -168,7 +165,7 @@ class ServerFailpoints(Fault):
         run.cluster.n_server_kills += 1
         run.cluster.strike(f"{server.name} has ended with status {server.popen.returncode}")
         if server.popen.returncode != -signal.SIGKILL:
-            raise AssertionError(f"{server.name}: {server.log.read_text()[-2000:]}")
+            raise Trouble(f"{server.name}: {server.log.read_text()[-2000:]}")
 
 
 class JournalKillsCompaction(ServerKills):

@@ -9,12 +9,13 @@ from typing import Final
 
 import psutil
 
-from chaos.cluster import Process, Setup
+from chaos.cluster import Process, Setup, Trouble
 from chaos.faults.fault import Run
 from proxy import BOTH, FROM_TARGET, TO_TARGET, Proxy
 
 _NEVER_BYTES: Final = 1 << 40
 _SILENCE_S: Final = 2
+_LEAVE_S: Final = 20.0  # a server that was told to stop
 
 
 def prepare_storm(setup: Setup) -> None:
@@ -30,12 +31,18 @@ def kill_server(run: Run) -> None:
     run.cluster.restart_server()
 
 
-def stop_server(run: Run) -> None:
+def end_server(run: Run) -> None:
+    """Tell it to stop, and wait until it has."""
     server = run.cluster.server
     run.cluster.n_server_kills += 1
     run.cluster.strike(f"SIGTERM to {server.name}")
     server.popen.terminate()
-    server.popen.wait()
+    if server.popen.wait(_LEAVE_S):
+        raise Trouble(f"{server.name} left with status {server.popen.returncode}")
+
+
+def stop_server(run: Run) -> None:
+    end_server(run)
     run.between(0, 1)
     run.cluster.restart_server()
 

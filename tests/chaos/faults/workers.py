@@ -6,12 +6,15 @@ import signal
 from contextlib import suppress
 from pathlib import Path
 from random import Random
+from typing import Final
 
 import psutil
 
 from chaos.client import Spec
 from chaos.cluster import Process, Setup
 from chaos.faults.fault import Fault, Run
+
+_MOST_STRIKES: Final = 30  # a slow machine might never come to an end between two of them
 
 
 class WorkerKills(Fault):
@@ -121,7 +124,9 @@ class RollingDrain(Fault):
     repeats = False
 
     def act(self, run: Run) -> None:
-        while run.between(0.5, 2):
+        for _ in range(_MOST_STRIKES):
+            if not run.between(0.5, 2):
+                break
             worker = run.rng.choice(run.cluster.living_workers())
             self.end(run, worker)
             while worker.alive and run.goes_on(0.05):
