@@ -181,7 +181,9 @@ class ServerCore:
 
     def _settle(self) -> None:
         missing = list(self.attaching.expected.values())
-        self._effects.append(Settled(missing, self.attaching.settle()))
+        n_objects = self.attaching.settle()
+        if missing or self.workers:
+            self._effects.append(Settled(missing, n_objects))
         self.relays.lose_worker(self.attaching.ghost)
 
     def next_deadline(self) -> float | None:

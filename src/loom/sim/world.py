@@ -97,7 +97,9 @@ class World:
 
         def begin() -> None:
             self._n_to_come -= 1
-            self.clients.append(SimClient(self, len(self.clients) + 10, before.name, last))
+            client = SimClient(self, len(self.clients) + 10, before.name, last)
+            client.may_lose_session = before.session is None  # what that one has said last may come yet
+            self.clients.append(client)
 
         self._n_to_come += 1
         self.clock.after(self.rng.random() * self.rng.choice((0.1, 10.0)), begin)
