@@ -70,7 +70,7 @@ def _rate(n: int, meter: Meter) -> float:
 def serve_bag(n: int, n_workers: int, meter: Meter) -> None:
     """The server's seconds go to the part "server" of the meter."""
     plan = encode_plan([noop_direct(i) for i in range(n)], 0, _no_number)
-    chunks = [bytes(encode([SubmitChunk(seq, chunk)])) for seq, chunk in enumerate(plan.chunks, 1)]
+    chunks = [bytes(encode([SubmitChunk(seq, chunk, [])])) for seq, chunk in enumerate(plan.chunks, 1)]
     symbols = sorted({symbol for chunk in plan.chunks for symbol in chunk.symbols})
     server = _Server()
     world = _World(symbols)
