@@ -76,7 +76,7 @@ def serve_bag(n: int, n_workers: int, meter: Meter) -> None:
     world = _World(symbols)
     for link in range(_CLIENT + 1, _CLIENT + 1 + n_workers):
         server.connect(link, "worker", world.introduction(link))
-    server.connect(_CLIENT, "client", bytes(encode([OpenSession(b"token", _CREDIT_BYTES)])))
+    server.connect(_CLIENT, "client", bytes(encode([OpenSession(b"token", _CREDIT_BYTES, "", "", False)])))
     server.turn({})  # what there is to say to newcomers
     with meter:
         gc.disable()  # as the server does
