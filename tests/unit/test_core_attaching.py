@@ -27,6 +27,7 @@ from loom.messages import (
     TaskRedirected,
     TasksFailed,
     WorkerAccepted,
+    WorkerInventory,
     WorkerLeaves,
 )
 
@@ -494,3 +495,21 @@ def test_a_session_that_ended_while_its_worker_was_away(bench: JournalBench) -> 
     bench.worker(W2, before=(SERVER, 1, 1))
     said = bench.say(W2, inventory([made(tasks[0])], [tasks[1]]))
     assert refused(said.to[W2]) == ([1], [0])
+
+
+@pytest.mark.parametrize("lengths", [(1, 2, 2, 1), (1, 1, 1, 2), (2, 1, 1, 1)])
+def test_columns_of_an_inventory_must_fit(bench: JournalBench, lengths: tuple[int, int, int, int]) -> None:
+    submitted(bench, [RESULT])
+    again = bench.restart()
+    again.worker(W1, before=(SERVER, 1, 1))
+    columns = [numbers(*[0] * length) for length in lengths]
+    said = again.say(W1, WorkerInventory(*columns, b"", b"", True))
+    assert W1 in said.closed
+
+
+def test_a_run_of_a_server_that_is_still_to_come_is_refused(bench: JournalBench) -> None:
+    (task,) = submitted(bench, [RESULT])
+    task.attempt = (1 << 64) - 1
+    again = bench.restart()
+    again.worker(W1, before=(SERVER, 1, 1))
+    assert refused(again.say(W1, inventory(tasks=[task])).to[W1])[0] == [0]

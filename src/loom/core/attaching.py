@@ -95,7 +95,7 @@ class Attaching:
         objects, attempts = column(message.objects, "Q"), column(message.object_attempts, "Q")
         sizes, lengths = column(message.sizes, "Q"), column(message.lengths, "Q")
         tasks, task_attempts = column(message.tasks, "Q"), column(message.task_attempts, "Q")
-        if {len(objects), len(attempts)} != {len(sizes), len(lengths)} or len(tasks) != len(task_attempts):
+        if len({*map(len, (objects, attempts, sizes, lengths))}) > 1 or len(tasks) != len(task_attempts):
             raise ProtocolError("columns of an inventory differ in length")
         adopted: list[FinishedTask] = []
         for object_id, attempt, size_bytes, length in zip(objects, attempts, sizes, lengths, strict=True):
@@ -122,7 +122,7 @@ class Attaching:
         if node.state not in (states.WAITING, states.READY) or node.is_held() or node.flags & SUSPECT:
             return False
         incarnation = incarnation_of(attempt)
-        if incarnation == self._incarnation:
+        if incarnation >= self._incarnation:
             return node.attempt == attempt
         return node.session.known_since(node.number, incarnation) and not node.flags & (DYNAMIC | COPIED)
 

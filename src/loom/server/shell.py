@@ -147,7 +147,8 @@ class ServerShell:
             self._on_durable()
             n_sessions = len(self._core.graph.sessions)
             if is_written and n_sessions:
-                _log.info("%s in the journal %s", _stay(n_sessions), self._journal.path)
+                stay = "stays" if n_sessions == 1 else "stay"
+                _log.info("%s %s in the journal %s", _counted(n_sessions, "session"), stay, self._journal.path)
         assert self._listener is not None
         self._listener.close()
         for link in list(self._links.values()):
@@ -378,10 +379,6 @@ def _tell_settled(settled: Settled) -> None:
 
 def _counted(count: int, what: str) -> str:
     return f"1 {what}" if count == 1 else f"{count} {what}s"
-
-
-def _stay(n_sessions: int) -> str:
-    return "1 session stays" if n_sessions == 1 else f"{n_sessions} sessions stay"
 
 
 def _weight(event: ServerEvent) -> int:
