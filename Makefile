@@ -5,7 +5,7 @@ READY := .venv/.ready
 COMPILED := build/compiled
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint compiled bench bench-smoke soak chaos browser clean
+.PHONY: help setup demo test lint compiled bench bench-smoke soak chaos fuzz browser clean
 
 help:  ## Say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -51,6 +51,10 @@ soak: $(READY)  ## Everything at random for half an hour, then the long tests th
 
 chaos: $(READY)  ## Break real processes in some twenty ways, and count what was lost (some ten minutes)
 	$(BIN)/python -m tests.chaos --seeds 1-20
+
+fuzz: $(READY)  ## Search for inputs that break what reads them, MINUTES for each target (default 30), two at a time
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,fuzz]'
+	$(BIN)/python -m fuzz all --minutes $(or $(MINUTES),30)
 
 browser: $(READY)  ## Test reports in a browser (Chromium has to be there)
 	@command -v chromium >/dev/null || { echo "There is no chromium here: apt install chromium"; exit 1; }

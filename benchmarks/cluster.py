@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import psutil
 
@@ -23,6 +24,8 @@ _ROOT = Path(__file__).resolve().parent.parent
 _START_S = 20.0  # starting takes some 0.5 s; this is for a machine under heavy load
 _LEAVE_S = 10.0
 _PAUSE_S = 0.01
+Links = Literal["", "tls", "insecure"]
+
 _LISTENING = re.compile(r"listening on .*:(\d+)$", re.MULTILINE)
 
 
@@ -46,12 +49,14 @@ def running(
     host: str = "127.0.0.1",
     prefixes: Sequence[Sequence[str]] = ((),) * N_WORKERS,
     journal: str | None = None,
+    links: Links = "",
 ) -> Iterator[Cluster]:
     """Start it, wait until all workers are there, and end all of it. `prefixes`: before the command of each worker.
 
-    `journal`: the file in which the server writes one.
+    `journal`: the file in which the server writes one. `links`: whether they are to be encrypted, where that is not
+    left to Loom.
     """
-    with _embedded() if embedded else _scripts(host, prefixes, journal) as cluster:
+    with _embedded() if embedded else _scripts(host, prefixes, journal, links) as cluster:
         yield cluster
 
 
@@ -65,23 +70,24 @@ def _embedded() -> Iterator[Cluster]:
 
 
 @contextmanager
-def _scripts(host: str, prefixes: Sequence[Sequence[str]], journal: str | None) -> Iterator[Cluster]:
+def _scripts(host: str, prefixes: Sequence[Sequence[str]], journal: str | None, links: Links) -> Iterator[Cluster]:
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="loom-benchmarks-")))
         log = directory / "server.log"
-        options = [] if host == "127.0.0.1" else ["--host", host, "--insecure"]
+        own = [f"--{links}"] if links else []
+        options = ["--host", host, *own]
         options += [] if journal is None else ["--journal", journal]
         server = stack.enter_context(_script(log, [], "server", "-p", "0", *options))
         port = _port(server, log)
         pids = [server.pid]
         for number, prefix in enumerate(prefixes):
-            script = _script(directory / f"worker{number}.log", prefix, "worker", "--cpus", "1", host, str(port))
+            script = _script(directory / f"worker{number}.log", prefix, "worker", "--cpus", "1", *own, host, str(port))
             pids.append(stack.enter_context(script).pid)
         found = wait_for_workers(host, port, N_WORKERS, _START_S)
         if found < N_WORKERS:
             logs = "\n".join(path.read_text() for path in sorted(directory.iterdir()))
             raise RuntimeError(f"{found} of {N_WORKERS} workers after {_START_S:g} s. Their logs:\n{logs}")
-        client = stack.enter_context(Client(host, port))
+        client = stack.enter_context(Client(host, port, tls=links == "tls", insecure=links == "insecure"))
         yield Cluster(client, pids, N_WORKERS, port)
 
 

@@ -94,6 +94,17 @@ def w1j(bench: Bench) -> None:
         )
 
 
+def w1e(bench: Bench) -> None:
+    n = bench.size(100_000)
+    with running(embedded=False, links="tls") as encrypted, bench.loom() as cluster:
+        bench.compare(
+            f"bag of {n:,} no-op Python tasks over encrypted links",
+            "tasks/s",
+            Side("encrypted", partial(submit, encrypted.client, partial(bag, n)), partial(_rate, n), n),
+            Side("plain", partial(submit, cluster.client, partial(bag, n)), partial(_rate, n), n),
+        )
+
+
 def wscale(bench: Bench) -> None:
     with bench.loom() as cluster:
         for n in _SCALES:

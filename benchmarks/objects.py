@@ -76,7 +76,7 @@ def w7n(bench: Bench) -> None:
     with (
         two_hosts() as hosts,
         loopback_peer(hosts.near_address, hosts.far_namespace) as peer,
-        cluster.running(False, hosts.near_address, [[], hosts.far_prefix]) as running,
+        cluster.running(False, hosts.near_address, [[], hosts.far_prefix], links="insecure") as running,
     ):
         bench.compare(
             what,
@@ -85,6 +85,24 @@ def w7n(bench: Bench) -> None:
             _sockets(peer, size_bytes, rate),
             target=Target(0.8, "at least"),
         )
+
+
+def w7e(bench: Bench) -> None:
+    size_bytes = bench.size(_OBJECT_MIB) * _MIB
+    what = f"{size_bytes // _MIB} MiB from a worker to a task on another host, encrypted"
+    if reason := why_not():
+        bench.skip(what, reason)
+        return
+    rate = partial(_gb_per_s, size_bytes)
+    with two_hosts() as hosts:
+        places = False, hosts.near_address, [[], hosts.far_prefix]
+        with cluster.running(*places) as encrypted, cluster.running(*places, links="insecure") as plain:
+            bench.compare(
+                what,
+                "GB/s",
+                Side("encrypted", partial(hand_over, encrypted.client, size_bytes, False), rate),
+                Side("plain", partial(hand_over, plain.client, size_bytes, False), rate),
+            )
 
 
 def wsize(bench: Bench) -> None:

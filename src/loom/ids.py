@@ -11,6 +11,7 @@ from typing import Final
 NUMBER_BITS: Final = 40
 NUMBER_MASK: Final = (1 << NUMBER_BITS) - 1
 SERVER_MADE: Final = 1 << (NUMBER_BITS - 1)
+LAST_SESSION: Final = (1 << 64 - NUMBER_BITS) - 1  # a task id has 64 bits
 INCARNATION_BITS: Final = 12
 _SERVER_COUNT_BITS: Final = NUMBER_BITS - 1 - INCARNATION_BITS
 SERVER_MADE_COUNT: Final = 1 << _SERVER_COUNT_BITS  # of one session and incarnation

@@ -7,12 +7,16 @@ MIB: Final = 1024 * KIB
 
 # Wire
 MAX_FRAME_BYTES: Final = 64 * MIB  # one control frame; bulk data travels in pieces of its own
+LAST_PORT: Final = 65_535
 MAX_HANDSHAKE_BYTES: Final = 4 * KIB  # read from a stranger before it has proven the key
 HANDSHAKE_TIMEOUT_S: Final = 10.0
 MAX_HALF_OPEN_LINKS: Final = 128  # at the bound the oldest is cut, a newcomer is never refused
 LINK_HIGH_WATER_BYTES: Final = 4 * MIB  # above it the core stops feeding a link
 LINK_LOW_WATER_BYTES: Final = 1 * MIB
-RELAY_PIECES: Final = 8  # of 1 MiB: what a worker sends through the server before it is told to go on
+LINK_MAX_WAITING_BYTES: Final = 1024 * MIB  # a peer that lets so much wait at the server has its link cut
+RELAY_PIECE_BYTES: Final = 1 * MIB
+RELAY_PIECES: Final = 8  # what a worker sends of an object through the server before it is told to go on
+RELAYS_AT_ONCE: Final = 4  # objects on their way to one client or worker; it waits for others
 BULK_PIECE_BYTES: Final = 256 * KIB  # a payload travels in frames of this size; the last one may be smaller
 LINK_FLUSH_TIMEOUT_S: Final = 10.0  # a closed link whose peer does not take the rest is cut after this
 FETCH_IDLE_TIMEOUT_S: Final = 30.0  # a fetch without a byte for so long is over
@@ -26,6 +30,7 @@ MAX_CHUNK_BYTES: Final = 48 * MIB  # one task with a large config may exceed the
 MAX_LABEL_CHARS: Final = 200
 MAX_SYMBOL_CHARS: Final = 200
 MAX_NAME_CHARS: Final = 200  # of a session or a result
+MAX_NAMED_RESULTS: Final = 1 << 16  # in one session: whoever takes it up is told of all in one message
 MAX_INPUTS: Final = 1 << 22  # of one task
 MAX_CONFIG_BYTES: Final = 32 * MIB
 MAX_PATH_BYTES: Final = 4096
@@ -37,7 +42,9 @@ MAX_EXTRA: Final = 1 << 60  # of one of them: bytes, parts of gpus
 MAX_RETRIES: Final = 1_000
 MAX_PRIORITY: Final = 1 << 31
 MAX_TIME_LIMIT_MS: Final = 1 << 40  # some 35 years
+MAX_DURATION_US: Final = 1 << 44  # of one task, some 200 days: what a worker says it took counts for no more
 MAX_COPIES: Final = 1_000_000  # tasks that one dynamic task or consumer of such becomes
+MAX_MADE_TASKS: Final = 4 * MAX_COPIES  # that the server has made and still knows, in one session: some 2 GiB
 
 # Objects
 SMALL_OBJECT_BYTES: Final = 64 * KIB  # up to here an object is bytes in its worker; above, a file
@@ -54,6 +61,9 @@ RECENT_RESULT_BYTES: Final = 16 * KIB  # of each; a larger one is sent back to i
 
 # Server
 MAX_SESSIONS: Final = 10_000
+MAX_TOKEN_BYTES: Final = 64  # a session's secret
+MAX_PEER_CHARS: Final = 300  # the name of a worker or client, the address of a worker: a host's name and more
+MAX_CREDIT_BYTES: Final = 1024 * MIB  # of inline results that a client may say it is ready to keep
 MAX_KINDS: Final = 4096  # distinct (symbol, label prefix, request) the server keeps statistics of
 CRASH_LIMIT: Final = 3  # a task that was running on so many workers when they died is not tried again
 LINEAGE_BYTES: Final = 4096 * MIB  # of the specs of finished tasks that the server keeps, to make lost objects again
@@ -62,6 +72,7 @@ RESTART_GRACE_S: Final = 30.0  # the same after the server has started again: cl
 REATTACH_S: Final = 10.0  # how long a server that has started again waits for the workers that it had
 PATIENCE_S: Final = 3600  # how long workers and clients wait for a server with a journal to come back
 INVENTORY_ITEMS: Final = 65_536  # in one message
+MAX_INVENTORY: Final = 1 << 24  # objects that one worker may bring with it when it comes back
 MAX_LOCATIONS: Final = 4  # holders named to a worker for one input
 
 # Journal

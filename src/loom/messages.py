@@ -10,13 +10,19 @@ from typing import Annotated, Final
 from msgspec import Meta, Struct
 
 from loom.limits import (
+    MAX_CHUNK_TASKS,
     MAX_CPUS,
+    MAX_EXTRAS,
+    MAX_KINDS,
     MAX_LABEL_CHARS,
     MAX_NAME_CHARS,
+    MAX_PATH_BYTES,
+    MAX_PEER_CHARS,
     MAX_PRIORITY,
     MAX_RETRIES,
     MAX_SYMBOL_CHARS,
     MAX_TIME_LIMIT_MS,
+    MAX_TOKEN_BYTES,
 )
 from loom.resources import Request
 
@@ -24,8 +30,13 @@ Symbol = Annotated[str, Meta(max_length=MAX_SYMBOL_CHARS)]
 Label = Annotated[str, Meta(max_length=MAX_LABEL_CHARS)]
 SessionName = Annotated[str, Meta(max_length=MAX_NAME_CHARS)]
 ResultName = Annotated[str, Meta(min_length=1, max_length=MAX_NAME_CHARS)]
+PeerText = Annotated[str, Meta(max_length=MAX_PEER_CHARS)]
+Token = Annotated[bytes, Meta(max_length=MAX_TOKEN_BYTES)]
+Path = Annotated[bytes, Meta(max_length=MAX_PATH_BYTES)]
 Count = Annotated[int, Meta(ge=0)]
 Id = Annotated[int, Meta(ge=0)]
+
+_A_ROW_EACH: Final = Meta(max_length=MAX_CHUNK_TASKS)  # what arrives becomes some 50 times as much memory
 
 RESULT = 1  # task flag: submitted by the client, its object is kept until released
 
@@ -57,10 +68,10 @@ class PlanChunk(Message):
 
     plan_first: Id
     first: Id
-    symbols: list[Symbol]
-    labels: list[Label]
-    requests: list[Request]
-    rules: list[Rules]
+    symbols: Annotated[list[Symbol], _A_ROW_EACH]
+    labels: Annotated[list[Label], _A_ROW_EACH]
+    requests: Annotated[list[Request], _A_ROW_EACH]
+    rules: Annotated[list[Rules], _A_ROW_EACH]
     symbol_of: bytes  # H
     label_of: bytes  # H
     request_of: bytes  # H
@@ -73,7 +84,7 @@ class PlanChunk(Message):
     config_ends: bytes  # I, cumulative
     configs: bytes
     checkpoint_rows: bytes  # I, rising
-    checkpoint_paths: list[bytes]  # of those rows
+    checkpoint_paths: Annotated[list[Path], _A_ROW_EACH]  # of those rows
     more: bool  # chunks of the same plan follow
 
 
@@ -107,10 +118,10 @@ class OpenSession(Message, tag=1):
     it or with `take_over`. `who` says for people which process this is.
     """
 
-    token: bytes
+    token: Token
     credit_bytes: Count
     name: SessionName
-    who: str
+    who: PeerText
     take_over: bool
 
 
@@ -118,7 +129,7 @@ class ResumeSession(Message, tag=2):
     """Take an established session up again after its link broke. Commands up to `acked_seq` were acknowledged."""
 
     session: Id
-    token: bytes
+    token: Token
     credit_bytes: Count
     acked_seq: Id
 
@@ -128,7 +139,7 @@ class SubmitChunk(Message, tag=3):
 
     seq: Id
     chunk: PlanChunk
-    names: list[tuple[Id, ResultName]]
+    names: Annotated[list[tuple[Id, ResultName]], _A_ROW_EACH]
 
 
 class Release(Message, tag=4):
@@ -220,7 +231,7 @@ ClientToServer = (
 
 
 class SessionOpened(Message, tag=32):
-    """`patience_s`: how long it is worth trying to come back when the link breaks.
+    """`patience_s`: how long it is worth trying to come back when the link breaks. `ticket`: for data links (OpenData).
 
     For whoever takes up a named session: the commands applied in it, the first number that is free, the results that
     have names.
@@ -232,6 +243,7 @@ class SessionOpened(Message, tag=32):
     applied_seq: Id
     next_number: Id
     names: list[tuple[Id, str]]
+    ticket: bytes
 
 
 class SessionRefused(Message, tag=33):
@@ -349,13 +361,13 @@ class RegisterWorker(Message, tag=64):
     worker that this process was on its last link; 0, 0, 0 where there was none.
     """
 
-    name: str
+    name: PeerText
     cpus: Annotated[int, Meta(ge=1, le=MAX_CPUS)]
-    extras: list[tuple[str, Count]]
-    host: str
-    port: Count
-    handover: str
-    symbols: list[Symbol]
+    extras: Annotated[list[tuple[Label, Count]], Meta(max_length=MAX_EXTRAS)]
+    host: PeerText
+    port: Annotated[int, Meta(ge=0, le=65535)]
+    handover: PeerText
+    symbols: Annotated[list[Symbol], Meta(max_length=MAX_KINDS)]
     time_left_ms: Count
     before: tuple[Id, Id, Id]
 
@@ -632,6 +644,16 @@ ServerToWorker = (
 # -- Data links: a worker or client asks a worker for objects ---------------------------------------------------------
 
 
+class OpenData(Message, tag=131):
+    """The first of a data link: objects of this session are asked for over it; 0: a worker's, for any session.
+
+    `ticket` proves that it may do so (see wire.tickets).
+    """
+
+    session: Id
+    ticket: bytes
+
+
 class FetchObjects(Message, tag=128):
     objects: list[Id]
 
@@ -653,7 +675,7 @@ class ObjectMissing(Message, tag=130):
     object: Id
 
 
-DataRequest = FetchObjects
+DataRequest = OpenData | FetchObjects
 DataReply = ObjectComes | ObjectMissing
 
 

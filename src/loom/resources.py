@@ -1,9 +1,9 @@
 """What a task asks of a worker."""
 
 import re
-from typing import Final, SupportsFloat
+from typing import Annotated, Final, SupportsFloat
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from loom.errors import LoomError
 from loom.limits import MAX_CPUS, MAX_EXTRA, MAX_EXTRAS, MAX_LABEL_CHARS
@@ -17,6 +17,9 @@ _BINARY_UNITS: Final = {"ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30, "ti": 1 << 
 _SIZE: Final = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([kmgt]?i?)b?\s*", re.IGNORECASE)
 
 
+_NAME: Final = Meta(max_length=MAX_LABEL_CHARS)
+
+
 class Request(Struct, frozen=True, array_like=True, gc=False):
     """A resource request. `cpus` = 0 is a light task: it may run beside full cores.
 
@@ -25,7 +28,7 @@ class Request(Struct, frozen=True, array_like=True, gc=False):
     """
 
     cpus: int = 0
-    extras: tuple[tuple[str, int], ...] = ()
+    extras: Annotated[tuple[tuple[Annotated[str, _NAME], int], ...], Meta(max_length=MAX_EXTRAS)] = ()
 
 
 def cpus(n: int) -> Request:
@@ -124,6 +127,7 @@ def is_valid(request: Request) -> bool:
         0 <= request.cpus <= MAX_CPUS
         and len(names) <= MAX_EXTRAS
         and names == sorted(set(names))
+        and all(0 < len(name) <= MAX_LABEL_CHARS for name in names)
         and (bool(request.cpus) or not names)
         and all(0 < amount <= MAX_EXTRA for _, amount in request.extras)
     )

@@ -53,6 +53,7 @@ class Spec:
     taken_up: bool = False  # the plan was submitted by another client with the same seed and `prefix`
     prefix: str = ""  # of the names of tasks, `name` where it is empty
     again: bool = False
+    links: str = ""  # as in the cluster's setup
 
 
 @dataclass
@@ -249,7 +250,13 @@ def connect(spec: Spec) -> Client:
     deadline = time.monotonic() + _STILL_S
     while True:
         try:
-            return Client(spec.host, spec.port, session=spec.session or None)
+            return Client(
+                spec.host,
+                spec.port,
+                session=spec.session or None,
+                tls=spec.links == "tls",
+                insecure=spec.links == "insecure",
+            )
         except ConnectError as error:
             if time.monotonic() > deadline:
                 raise

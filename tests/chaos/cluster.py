@@ -51,6 +51,7 @@ class Setup:
     client_proxied: bool = False  # the client does
     wdir: Path | None = None  # where the workers' directories are; below the run's directory unless given
     spill: Path | None = None
+    links: str = ""  # "tls": all encrypted, "insecure": none, else as Loom chooses
     journal: Path | None = None  # the server's; without it a server that dies takes everything with it
 
 
@@ -117,6 +118,7 @@ class Cluster:
         }
         self.host = self.network.add("server") if self.network else "127.0.0.1"
         self.port = 0
+        self._link_options = [f"--{setup.links}"] if setup.links else []
         self.n_server_kills = 0
         self._n_servers = 0
 
@@ -132,7 +134,7 @@ class Cluster:
     def start_server(self, failpoints: str = "") -> None:
         """The first time on any port, later on the same; `failpoints`: where it is to be killed."""
         self._n_servers += 1
-        options = ["--host", self.host, "--insecure"] if self.network else []
+        options = ["--host", self.host, *self._link_options]
         if self.setup.journal is not None:
             options += ["--journal", str(self.setup.journal)]
         command = [sys.executable, "-m", "chaos.server", "-p", str(self.port), *options, *self.setup.server_options]
@@ -159,7 +161,8 @@ class Cluster:
         node = name if self.network else ""
         if self.network:
             self.network.add(node)
-        given = ["--cpus", str(self.setup.cpus), "--wdir", str(self.wdir), *self.setup.worker_options]
+        given = ["--cpus", str(self.setup.cpus), "--wdir", str(self.wdir), *self._link_options]
+        given += self.setup.worker_options
         if self.setup.spill is not None:
             given += ["--spill-dir", str(self.setup.spill)]
         proxy = Proxy((self.host, self.port)) if self.setup.proxied else None
@@ -180,7 +183,8 @@ class Cluster:
             self.network.add(node)
         proxy = Proxy((self.host, self.port)) if self.setup.client_proxied else None
         path = self.directory / f"{spec.name}.json"
-        path.write_bytes(msgspec.json.encode(spec if proxy is None else replace(spec, port=proxy.port)))
+        given = replace(spec, port=spec.port if proxy is None else proxy.port, links=self.setup.links)
+        path.write_bytes(msgspec.json.encode(given))
         client = ClientProcess(self, spec, path, node)
         client.proxy = proxy
         self.clients.append(client)

@@ -84,9 +84,10 @@ def _run(
     if fault.needs_journal or Random(f"{seed} journal").random() < _JOURNAL_SHARE:
         setup.journal = directory / "journal" / "journal"
         setup.journal.parent.mkdir()
+    setup.links = Random(f"{seed} links").choice(("tls", "insecure"))  # through a proxy, Loom would encrypt all
     spec = Spec("", 0, rng.randrange(1 << 30), "client", str(directory / "remember"))
     fault.prepare(setup, spec, rng, directory)
-    tell(f"with{'' if setup.journal else 'out'} a journal")
+    tell(f"with{'' if setup.journal else 'out'} a journal, links: {setup.links}")
     spec.cost_s *= scale
     spec.n_small = round(spec.n_small * scale)
     cluster = Cluster(directory, setup, tell)

@@ -84,7 +84,7 @@ class Soak:
         self._n_simulated = 0
         self._found: list[str] = []
         self._total = Findings()
-        setup = Setup(environment={COMPACT: str(_COMPACT_BYTES)})
+        setup = Setup(environment={COMPACT: str(_COMPACT_BYTES)}, links="tls" if seed % 2 else "insecure")
         storm.prepare_storm(setup)
         setup.journal = self._directory / "journal" / "journal"
         setup.journal.parent.mkdir()

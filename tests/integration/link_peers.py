@@ -1,17 +1,21 @@
 """The other ends that the link tests meet: honest ones that record what happens, and raw sockets that misbehave."""
 
 import asyncio
+import gc
 import secrets
 import socket
+import threading
 from collections.abc import Callable
 
 from loom.messages import ClientToServer, Message
 from loom.net.link import Link, LinkHandler
+from loom.net.trust import Trust
 from loom.wire.codec import Decoder
 from loom.wire.handshake import NONCE_BYTES, Connecting, Handshake, Role
 
 KEY = bytes(range(32))
 OTHER_KEY = bytes(32)
+TRUST = Trust(KEY)
 
 
 class Record:
@@ -55,6 +59,14 @@ class Record:
         await self.until(lambda: self.reason is not None)
         assert self.reason is not None
         return self.reason
+
+
+def end_threads() -> None:
+    """Those of encrypted links for data: each closes what it has when it ends, and that comes after its link's end."""
+    for thread in threading.enumerate():
+        if thread.name == "loom-tls":
+            thread.join(10)
+    gc.collect()  # loops, sockets and mappings go with the last reference to them
 
 
 async def raw_connection(port: int) -> socket.socket:

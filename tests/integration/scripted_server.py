@@ -19,9 +19,9 @@ from loom.messages import (
 )
 from loom.net.link import Link
 from loom.net.listener import listen
+from loom.net.trust import find_trust
 from loom.wire.codec import Decoder
 from loom.wire.handshake import Role
-from loom.wire.keys import load_key
 
 
 class ScriptedServer:
@@ -41,7 +41,7 @@ class ScriptedServer:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="scripted-server", daemon=True)
         self._thread.start()
-        listener = asyncio.run_coroutine_threadsafe(listen("127.0.0.1", 0, load_key(), self), self._loop)
+        listener = asyncio.run_coroutine_threadsafe(listen("127.0.0.1", 0, find_trust(), self), self._loop)
         self._listener = listener.result(10)
         self.port = self._listener.port
 

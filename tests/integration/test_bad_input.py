@@ -129,8 +129,9 @@ class TestServerAndWorkerScripts:
         said = self.run("server", "-p", str(works.port))
         assert f"cannot listen on 127.0.0.1:{works.port}: another program uses the port; choose another one" in said
 
-    def test_a_server_beyond_loopback(self) -> None:
-        assert "--insecure" in self.run("server", "-p", "0", "--host", "0.0.0.0")
+    def test_everything_encrypted_and_nothing(self) -> None:
+        for what, *arguments in (("server", "-p", "0"), ("worker", "127.0.0.1", "1")):
+            assert "choose one" in self.run(what, "--tls", "--insecure", *arguments)
 
     def test_a_worker_directory_that_cannot_be_written(self, works: Cluster, tmp_path: Path) -> None:
         (tmp_path / "file").touch()
@@ -232,8 +233,8 @@ class TestStrangers:
     def test_another_version(self, works: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
         init = handshake.Connecting.__init__
 
-        def older(self, key, role, nonce, version="0.0.1+deadbeef"):
-            init(self, key, role, nonce, version)
+        def older(self, key, role, nonce, version="0.0.1+deadbeef", **rest):
+            init(self, key, role, nonce, version, **rest)
 
         monkeypatch.setattr(handshake.Connecting, "__init__", older)
         with quick(3), pytest.raises(VersionMismatch, match=r"this end runs Loom 0\.0\.1\+deadbeef, the other end"):

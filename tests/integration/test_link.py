@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager, suppress
 
 import pytest
 import uvloop
-from link_peers import KEY, OTHER_KEY, Record, raw_connection, raw_link, read_to_end
+from link_peers import KEY, OTHER_KEY, TRUST, Record, raw_connection, raw_link, read_to_end
 
 from loom.errors import ConnectError, KeyRefused, LoomError, ProtocolError, VersionMismatch
 from loom.limits import LINK_HIGH_WATER_BYTES, MAX_FRAME_BYTES, MAX_HALF_OPEN_LINKS
@@ -19,6 +19,7 @@ from loom.messages import Acked, GetStats, Message, Release, ServerToClient
 from loom.net import link as link_module
 from loom.net.link import Link, connect
 from loom.net.listener import Listener, listen
+from loom.net.trust import Trust
 from loom.wire.codec import Decoder, encode
 from loom.wire.framing import CONTROL, HEADER_BYTES, bulk_header, put_header
 from loom.wire.handshake import NONCE_BYTES, VERSION, Accepting, Connecting
@@ -35,7 +36,7 @@ def runner(request: pytest.FixtureRequest) -> Iterator[asyncio.Runner]:
 
 @asynccontextmanager
 async def listening(record: Record, timeout_s: float = 10.0) -> AsyncIterator[Listener]:
-    listener = await listen("127.0.0.1", 0, KEY, record, handshake_timeout_s=timeout_s)
+    listener = await listen("127.0.0.1", 0, TRUST, record, handshake_timeout_s=timeout_s)
     yield listener
     listener.close()
     for link in record.links:
@@ -43,7 +44,7 @@ async def listening(record: Record, timeout_s: float = 10.0) -> AsyncIterator[Li
 
 
 async def connected(port: int, record: Record) -> Link:
-    return await connect("127.0.0.1", port, "client", KEY, Decoder(ServerToClient), record)
+    return await connect("127.0.0.1", port, "client", TRUST, Decoder(ServerToClient), record)
 
 
 async def assert_serves(port: int, record: Record) -> None:
@@ -157,7 +158,7 @@ def test_wrong_key(runner: asyncio.Runner, caplog: pytest.LogCaptureFixture) -> 
         async with listening(there) as listener:
             where = f"127.0.0.1:{listener.port}: the two ends do not have the same key"
             with pytest.raises(KeyRefused, match=where):
-                await connect("127.0.0.1", listener.port, "client", OTHER_KEY, Decoder(ServerToClient), Record())
+                await connect("127.0.0.1", listener.port, "client", Trust(OTHER_KEY), Decoder(ServerToClient), Record())
             await assert_serves(listener.port, there)
             assert len(there.links) == 1
 
@@ -170,7 +171,7 @@ def test_role_that_the_listener_does_not_admit(runner: asyncio.Runner) -> None:
         there = Record()
         async with listening(there) as listener:
             with pytest.raises(ConnectError, match="it is a Loom server"):
-                await connect("127.0.0.1", listener.port, "data", KEY, Decoder(ServerToClient), Record())
+                await connect("127.0.0.1", listener.port, "data", TRUST, Decoder(ServerToClient), Record())
             assert there.links == []
 
     runner.run(test())
@@ -462,7 +463,7 @@ async def fake_listener(serve: Serve) -> AsyncIterator[int]:
 
 async def connect_error(port: int, kind: type[ConnectError] = ConnectError, timeout_s: float = 5.0) -> str:
     with pytest.raises(ConnectError) as raised:
-        await connect("127.0.0.1", port, "client", KEY, Decoder(ServerToClient), Record(), timeout_s)
+        await connect("127.0.0.1", port, "client", TRUST, Decoder(ServerToClient), Record(), timeout_s)
     assert type(raised.value) is kind
     assert f"127.0.0.1:{port}" in str(raised.value)
     return str(raised.value)
@@ -543,10 +544,10 @@ def test_every_address_is_tried(runner: asyncio.Runner, monkeypatch: pytest.Monk
                     return [(socket.AF_INET, closed.getsockname()), (socket.AF_INET, ("127.0.0.1", port))]
 
                 monkeypatch.setattr(link_module, "resolve", two_addresses)
-                await connect("node", listener.port, "client", KEY, Decoder(ServerToClient), Record())
+                await connect("node", listener.port, "client", TRUST, Decoder(ServerToClient), Record())
                 listener.close()
                 with pytest.raises(ConnectError, match=f"node:{listener.port}"):
-                    await connect("node", listener.port, "client", KEY, Decoder(ServerToClient), Record())
+                    await connect("node", listener.port, "client", TRUST, Decoder(ServerToClient), Record())
 
     runner.run(test())
 
@@ -554,7 +555,7 @@ def test_every_address_is_tried(runner: asyncio.Runner, monkeypatch: pytest.Monk
 def test_name_that_is_none(runner: asyncio.Runner) -> None:
     async def test() -> None:
         with pytest.raises(ConnectError, match="cannot be resolved"):
-            await connect("no..name", 9, "client", KEY, Decoder(ServerToClient), Record())
+            await connect("no..name", 9, "client", TRUST, Decoder(ServerToClient), Record())
 
     runner.run(test())
 
@@ -562,7 +563,7 @@ def test_name_that_is_none(runner: asyncio.Runner) -> None:
 def test_link_by_name(runner: asyncio.Runner) -> None:
     async def test() -> None:
         async with listening(Record()) as listener:
-            link = await connect("localhost", listener.port, "worker", KEY, Decoder(ServerToClient), Record())
+            link = await connect("localhost", listener.port, "worker", TRUST, Decoder(ServerToClient), Record())
             link.close()
 
     runner.run(test())
@@ -575,7 +576,7 @@ def test_port_that_is_taken(runner: asyncio.Runner) -> None:
     async def test() -> None:
         async with listening(Record()) as listener:
             with pytest.raises(LoomError, match=rf"127\.0\.0\.1:{listener.port}: another program uses the port.* -p"):
-                await listen("127.0.0.1", listener.port, KEY, Record())
+                await listen("127.0.0.1", listener.port, TRUST, Record())
 
     runner.run(test())
 
@@ -583,7 +584,7 @@ def test_port_that_is_taken(runner: asyncio.Runner) -> None:
 def test_address_of_another_machine(runner: asyncio.Runner) -> None:
     async def test() -> None:
         with pytest.raises(LoomError, match=r"192\.0\.2\.1 is no address of this machine"):
-            await listen("192.0.2.1", 0, KEY, Record())
+            await listen("192.0.2.1", 0, TRUST, Record())
 
     runner.run(test())
 
@@ -592,7 +593,7 @@ def test_listening_socket_of_the_caller(runner: asyncio.Runner) -> None:
     async def test() -> None:
         sock = socket.create_server(("127.0.0.1", 0))
         there = Record()
-        listener = await listen("", 0, KEY, there, sock)
+        listener = await listen("", 0, TRUST, there, sock)
         assert listener.port == sock.getsockname()[1]
         await assert_serves(listener.port, there)
         listener.close()

@@ -3,7 +3,6 @@
 import asyncio
 import errno
 import fcntl
-import gc
 import mmap
 import os
 import secrets
@@ -18,20 +17,24 @@ from typing import Any
 
 import pytest
 import uvloop
-from link_peers import KEY, OTHER_KEY, raw_link, read_to_end
+from link_peers import KEY, OTHER_KEY, TRUST, end_threads, raw_link, read_to_end
 
 from loom.client.landing import MemoryLanding
 from loom.data.buffers import FileSegment, Segment, StoredFile, join
 from loom.limits import BULK_PIECE_BYTES, MAX_HANDOVER_FDS, SMALL_OBJECT_BYTES
-from loom.messages import FetchObjects, Message, ObjectComes, ObjectMissing, PeerAddress
+from loom.messages import FetchObjects, Message, ObjectComes, ObjectMissing, OpenData, PeerAddress
 from loom.net.link import Link
 from loom.net.objects import Fetched, Held, ObjectFetcher, ObjectServer
 from loom.net.objects.handover import HandoverLink
-from loom.net.objects.service import BulkService, HandoverService
+from loom.net.objects.service import BulkService, HandoverService, Scope
+from loom.net.trust import Encryption, Trust
 from loom.wire.codec import encode
 from loom.wire.framing import bulk_header
+from loom.wire.tickets import ALL_SESSIONS
 
 LARGE = SMALL_OBJECT_BYTES + 1
+SERVER = 77
+OPENING = OpenData(ALL_SESSIONS, TRUST.ticket(SERVER, ALL_SESSIONS))
 
 
 @pytest.fixture(params=["asyncio", "uvloop"])
@@ -41,7 +44,7 @@ def runner(request: pytest.FixtureRequest) -> Iterator[asyncio.Runner]:
         yield runner
 
 
-@pytest.fixture(params=["tcp", "handover"])
+@pytest.fixture(params=["tcp", "tls", "handover"])
 def way(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -56,7 +59,7 @@ def _uvloop_was_used() -> None:
 def _no_descriptor_is_lost() -> Iterator[None]:
     before = len(os.listdir("/proc/self/fd"))
     yield
-    gc.collect()  # mappings and loops go with the last reference to them
+    end_threads()
     assert len(os.listdir("/proc/self/fd")) <= before
 
 
@@ -91,11 +94,14 @@ class WatchedLanding(MemoryLanding):
 
 
 HOLDER_PROCESS = """
-import asyncio
+import asyncio, sys
 from loom.net.objects import ObjectServer
+from loom.net.trust import Trust
 
 async def main():
-    server = ObjectServer(bytes(range(32)), lambda n: b"\\0small" if n == 7 else (b"h", [bytes(200_000_000)]))
+    objects = lambda n: b"\\0small" if n == 7 else (b"h", [bytes(200_000_000)])
+    server = ObjectServer(Trust(bytes(range(32)), sys.argv[1]), objects)
+    server.belong_to(77)
     print(*await server.start("127.0.0.1"), flush=True)
     await asyncio.Event().wait()
 
@@ -145,17 +151,30 @@ def stored(path: Path, content: bytes) -> StoredFile:
     return StoredFile(str(path), len(content))
 
 
+def fetcher_with(land: Any, adopt: Any, idle_timeout_s: float = 30.0) -> ObjectFetcher:
+    """Of a worker."""
+    fetcher = ObjectFetcher(TRUST, land, adopt, idle_timeout_s)
+    fetcher.show(OPENING.session, OPENING.ticket)
+    return fetcher
+
+
 @asynccontextmanager
 async def serving(
     objects: dict[int, Held], way: str, key: bytes = KEY, idle_timeout_s: float = 30.0
 ) -> AsyncIterator[tuple[ObjectFetcher, PeerAddress, ObjectServer]]:
-    server = ObjectServer(key, objects.get)
+    encryption: Encryption = "always" if way == "tls" else "remote"
+    server = ObjectServer(Trust(key, encryption), objects.get)
+    server.belong_to(SERVER)
     port, handover = await server.start("127.0.0.1")
-    fetcher = ObjectFetcher(KEY, MemoryLanding, adopt_by_mapping, idle_timeout_s)
+    fetcher = fetcher_with(MemoryLanding, adopt_by_mapping, idle_timeout_s)
     yield fetcher, PeerAddress(1, "w", "127.0.0.1", port, handover if way == "handover" else ""), server
     fetcher.close()
     server.close()
     await until(lambda: not server._links)
+
+
+def scope_of_a_worker() -> Scope:
+    return Scope(lambda session: TRUST.ticket(SERVER, session))
 
 
 async def until(condition: Callable[[], object]) -> None:
@@ -172,11 +191,13 @@ class Scripted:
 
     script: Script
 
-    def __init__(self, lookup: object, ended: Callable[[object], None]) -> None:
+    def __init__(self, lookup: object, scope: Scope, ended: Callable[[object], None]) -> None:
         self._ended = ended
 
     def on_messages(self, link: Link, messages: list[Message]) -> None:
-        type(self).script(link, messages)
+        requests = [message for message in messages if not isinstance(message, OpenData)]
+        if requests:
+            type(self).script(link, requests)
 
     def on_closed(self, link: Link, reason: str) -> None:
         self._ended(link)
@@ -280,7 +301,8 @@ def test_request_that_comes_right_after_the_last_answer(runner: asyncio.Runner, 
 
     async def test() -> None:
         link = SlowLink()
-        service = kind(lambda number: b"\0%d" % number, lambda link: None)
+        service = kind(lambda number: b"\0%d" % number, scope_of_a_worker(), lambda link: None)
+        service.on_messages(link, [OPENING])
         for i in range(3):
             service.on_messages(link, [FetchObjects([i])])
             link.full = full
@@ -306,7 +328,7 @@ def test_service_of_a_closed_link_rests(runner: asyncio.Runner, kind: Any, monke
 
     async def test() -> None:
         nonlocal turns
-        service = kind(lambda number: (b"h", [bytes(5_000_000)]), lambda link: None)
+        service = kind(lambda number: (b"h", [bytes(5_000_000)]), scope_of_a_worker(), lambda link: None)
         pump = service._pump
 
         def counted(link: object) -> None:
@@ -316,7 +338,7 @@ def test_service_of_a_closed_link_rests(runner: asyncio.Runner, kind: Any, monke
 
         monkeypatch.setattr(service, "_pump", counted)
         link: Any = WillingLink()
-        service.on_messages(link, [FetchObjects([1, 2, 3])])
+        service.on_messages(link, [OPENING, FetchObjects([1, 2, 3])])
         assert turns == 1
         service.on_closed(link, "the peer is gone")
         for _ in range(20):
@@ -330,10 +352,14 @@ def test_one_small_object_after_the_other(runner: asyncio.Runner, way: str) -> N
     """The holder is another process here: the next request comes at any point of its loop's turn."""
 
     async def test() -> None:
-        with subprocess.Popen([sys.executable, "-c", HOLDER_PROCESS], stdout=subprocess.PIPE, text=True) as holder:
+        with subprocess.Popen(
+            [sys.executable, "-c", HOLDER_PROCESS, "always" if way == "tls" else "remote"],
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as holder:
             assert holder.stdout is not None
             port, handover = holder.stdout.readline().split()
-            fetcher = ObjectFetcher(KEY, MemoryLanding, adopt_by_mapping)
+            fetcher = fetcher_with(MemoryLanding, adopt_by_mapping)
             peer = PeerAddress(1, "w", "127.0.0.1", int(port), handover if way == "handover" else "")
             for _ in range(2000):
                 assert await Fetch(fetcher, peer, [7]).fetched() == {7: b"\0small"}
@@ -368,7 +394,7 @@ def test_descriptors_are_read_only_and_the_file_itself(runner: asyncio.Runner, t
 
     async def test() -> None:
         async with serving(objects, "handover") as (_, peer, _):
-            fetcher = ObjectFetcher(KEY, MemoryLanding, adopt)
+            fetcher = fetcher_with(MemoryLanding, adopt)
             await Fetch(fetcher, peer, [1, 2]).end()
             fetcher.close()
 
@@ -406,7 +432,7 @@ def test_many_descriptors(runner: asyncio.Runner, tmp_path: Path) -> None:
 
     async def test() -> None:
         async with serving(objects, "handover") as (_, peer, _):
-            fetcher = ObjectFetcher(KEY, MemoryLanding, forget_descriptor)
+            fetcher = fetcher_with(MemoryLanding, forget_descriptor)
             assert all(fetched is not None for _, fetched, _ in await Fetch(fetcher, peer, list(objects)).end())
             fetcher.close()
 
@@ -516,7 +542,9 @@ def test_holder_with_another_key(runner: asyncio.Runner, way: str) -> None:
 
 def test_holder_that_dies_in_the_middle_of_a_payload(runner: asyncio.Runner) -> None:
     async def test() -> None:
-        with subprocess.Popen([sys.executable, "-c", HOLDER_PROCESS], stdout=subprocess.PIPE, text=True) as holder:
+        with subprocess.Popen(
+            [sys.executable, "-c", HOLDER_PROCESS, "remote"], stdout=subprocess.PIPE, text=True
+        ) as holder:
             assert holder.stdout is not None
             port = int(holder.stdout.readline().split()[0])
             landings: list[WatchedLanding] = []
@@ -526,7 +554,7 @@ def test_holder_that_dies_in_the_middle_of_a_payload(runner: asyncio.Runner) -> 
                 landings.append(WatchedLanding(size_bytes))
                 return landings[-1]
 
-            fetcher = ObjectFetcher(KEY, land, adopt_by_mapping)
+            fetcher = fetcher_with(land, adopt_by_mapping)
             fetch = Fetch(fetcher, PeerAddress(1, "w", "127.0.0.1", port, ""), [1, 2, 3])
             ended = await fetch.end()
             assert [(number, fetched) for number, fetched, _ in ended] == [(1, None), (2, None), (3, None)]
@@ -557,7 +585,7 @@ def test_payloads_that_end_beside_the_edge_of_a_frame(
             3: (b"h", [content[:7], FileSegment(file, 7, len(content) - 7)]),
         }
         async with serving(objects, "tcp") as (_, peer, _server):
-            fetcher = ObjectFetcher(KEY, land, adopt_by_mapping)
+            fetcher = fetcher_with(land, adopt_by_mapping)
             found = await Fetch(fetcher, peer, [1, 2, 3]).fetched()
             assert found == {1: (b"h", [content]), 2: b"\0small", 3: (b"h", [content])}
             fetcher.close()
@@ -579,7 +607,7 @@ def test_no_more_room_in_the_middle_of_a_payload(runner: asyncio.Runner, tmp_pat
 
     async def test() -> None:
         async with serving({1: (b"h", [content])}, "tcp") as (_, peer, _server):
-            fetcher = ObjectFetcher(KEY, land, adopt_by_mapping)
+            fetcher = fetcher_with(land, adopt_by_mapping)
             assert "no room for an object: [Errno 28] full" in await Fetch(fetcher, peer, [1]).reason()
             assert (landings[0].n_ended, landings[0].n_dropped) == (0, 1)
             assert await Fetch(fetcher, peer, [1]).fetched() == {1: (b"h", [content])}
@@ -601,7 +629,7 @@ def test_a_fetcher_that_is_closed_in_the_middle_of_a_payload(runner: asyncio.Run
 
     async def test() -> None:
         async with serving({}, "tcp") as (_, peer, _server):
-            fetcher = ObjectFetcher(KEY, land, adopt_by_mapping)
+            fetcher = fetcher_with(land, adopt_by_mapping)
             fetch = Fetch(fetcher, peer, [1])
             await until(lambda: landings)
             fetcher.close()
@@ -692,7 +720,7 @@ def test_holder_that_stalls_in_a_payload_is_given_up(runner: asyncio.Runner, scr
         encode([ObjectComes(1, b"h", LARGE, [], b""), ObjectMissing(1)]),
         encode([ObjectComes(1, b"h", LARGE, [], b"")]) + encode([ObjectMissing(1)]),
         bulk_header(5) + b"12345",
-        encode([FetchObjects([1])]),
+        encode([OPENING, FetchObjects([1])]),
         b"\xff" * 100,
     ],
     ids=["other", "other-comes", "longer", "interrupted", "interrupted-later", "bulk-only", "request", "noise"],
@@ -772,7 +800,7 @@ def test_no_room_on_this_side(runner: asyncio.Runner, way: str) -> None:
 
     async def test() -> None:
         async with serving({1: (b"h", [b"x" * LARGE]), 2: b"\0b"}, way) as (_, peer, _):
-            fetcher = ObjectFetcher(KEY, no_room, adopt)
+            fetcher = fetcher_with(no_room, adopt)
             assert "No space left on device" in await Fetch(fetcher, peer, [1]).reason()
             assert await Fetch(fetcher, peer, [2]).fetched() == {2: b"\0b"}
             fetcher.close()
@@ -868,10 +896,13 @@ def test_reader_that_does_not_read_costs_the_holder_little_memory(runner: asynci
         return (b"h", [bytes(1_000_000)])
 
     async def test() -> None:
-        server = ObjectServer(KEY, lookup)
+        server = ObjectServer(TRUST, lookup)
+        server.belong_to(SERVER)
         port, _ = await server.start("127.0.0.1")
         with await raw_link(port, "data") as sock:
-            await asyncio.get_running_loop().sock_sendall(sock, bytes(encode([FetchObjects(list(range(1000)))])))
+            await asyncio.get_running_loop().sock_sendall(
+                sock, bytes(encode([OPENING, FetchObjects(list(range(1000)))]))
+            )
             await until(lambda: any(link.full for link in server._links))
             assert len(looked_up) < 50
         server.close()

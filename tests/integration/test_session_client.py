@@ -32,8 +32,8 @@ from loom.messages import (
     SubmitChunk,
 )
 
-FRESH = SessionOpened(5, 1, 3600, 0, 0, [])
-TAKEN_UP = SessionOpened(5, 1, 3600, 40, 100, [(7, "good"), (9, "bad"), (8, "slow")])
+FRESH = SessionOpened(5, 1, 3600, 0, 0, [], b"ticket")
+TAKEN_UP = SessionOpened(5, 1, 3600, 40, 100, [(7, "good"), (9, "bad"), (8, "slow")], b"ticket")
 TOLD_AGAIN = (
     ResultsReady([ReadyResult(7, 3, 0, b"\x00abc")], []),
     ResultsFailed([FailedResult(9, 9, "w", "it broke")]),

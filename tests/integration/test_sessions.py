@@ -16,10 +16,10 @@ from loom.errors import ConnectError, ConnectionLost
 from loom.limits import CONNECT_TIMEOUT_S, MAX_CHUNK_TASKS, SESSION_GRACE_S
 from loom.messages import Acked, OpenSession, ServerToClient, SubmitChunk
 from loom.net.link import connect
+from loom.net.trust import find_trust
 from loom.tasktypes.plan import encode_plan
 from loom.tasktypes.task import Reference, Task
 from loom.wire.codec import Decoder
-from loom.wire.keys import load_key
 from proxy import Proxy
 
 BEGIN = """
@@ -160,7 +160,7 @@ def test_of_a_plan_that_was_half_sent_what_has_a_name_is_kept(cluster: Cluster) 
     async def say_half() -> None:
         record = Record()
         decoder = Decoder(ServerToClient)
-        link = await connect("127.0.0.1", cluster.port, "client", load_key(), decoder, record, CONNECT_TIMEOUT_S)
+        link = await connect("127.0.0.1", cluster.port, "client", find_trust(), decoder, record, CONNECT_TIMEOUT_S)
         link.send([OpenSession(b"token", 0, "night", "who is cut off", False)])
         link.send([SubmitChunk(1, plan.chunks[0], [(plan.numbers[0], "first")])])
         await record.until(lambda: Acked(1) in record.messages)

@@ -17,10 +17,10 @@ from noting import begun, note
 
 from clusters import Cluster, Worker, assert_no_objects, eventually, run_script
 from loom.client import Client, Future, engine, tasks
+from loom.net.trust import find_trust
 from loom.server import shell as server_shell
 from loom.server.shell import ServerShell
 from loom.wire.framing import HEADER_BYTES
-from loom.wire.keys import load_key
 from proxy import FROM_TARGET, TO_TARGET, Proxy
 
 TIMEOUT_S = 1.0  # after which a silent worker is lost
@@ -37,9 +37,13 @@ def n_workers(client: Client, number: int) -> None:
 
 
 @pytest.fixture
-def cluster(tmp_path: Path) -> Iterator[Cluster]:
-    """A server that takes silent workers for lost after TIMEOUT_S, and one worker of one core."""
-    cluster = Cluster(tmp_path, n_workers=1, server_options=("--worker-timeout", str(TIMEOUT_S)))
+def cluster(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Cluster]:
+    """A server that takes silent workers for lost after TIMEOUT_S, and one worker of one core. The parameter is an
+    option for both.
+    """
+    options = [request.param] if hasattr(request, "param") else []
+    server_options = ("--worker-timeout", str(TIMEOUT_S), *options)
+    cluster = Cluster(tmp_path, n_workers=1, server_options=server_options, worker_options=options)
     yield cluster
     cluster.stop()
 
@@ -81,7 +85,7 @@ def server_here() -> Iterator[int]:
     """A server in a thread of this process; its port."""
 
     async def serve() -> None:
-        shell = ServerShell(load_key())
+        shell = ServerShell(find_trust())
         await shell.start("127.0.0.1", 0)
         started.put((shell, asyncio.get_running_loop()))
         await shell.run()
@@ -148,6 +152,7 @@ class TestWorkers:
 
     @pytest.mark.parametrize("direction", [TO_TARGET, FROM_TARGET])
     @pytest.mark.parametrize("place", [0, 4, HEADER_BYTES], ids=["length", "kind", "message"])
+    @pytest.mark.parametrize("cluster", ["--insecure"], indirect=True)  # a link through a proxy is encrypted otherwise
     def test_flipped_bit_ends_that_link_and_nothing_else(
         self, cluster: Cluster, proxy: Proxy, tmp_path: Path, direction: str, place: int
     ) -> None:

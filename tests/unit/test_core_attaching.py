@@ -470,7 +470,7 @@ def test_a_link_that_broke_costs_nothing(bench: JournalBench) -> None:
 
 def test_a_link_that_broke_unnoticed(bench: JournalBench) -> None:
     (task,) = submitted(bench, [RESULT])
-    said = bench.worker(W2, before=(SERVER, 1, 1))
+    said = bench.worker(W2, before=(SERVER, 1, 1), name=f"w{W1}")
     assert W1 in said.closed
     assert not bench.say(W2, inventory([made(task)])).all(W2, DropObjects)
     assert bench.node(0).state == states.FINISHED

@@ -138,7 +138,7 @@ def test_a_spoilt_worker_is_noticed() -> None:
 def test_a_spoilt_client_is_noticed() -> None:
     core = ClientCore(b"")
     core.step([Connected()], 0.0)
-    core.step([FromServer([SessionOpened(1, 1, 5, 0, 0, []), ResultsReady([], [])])], 0.0)
+    core.step([FromServer([SessionOpened(1, 1, 5, 0, 0, [], b"ticket"), ResultsReady([], [])])], 0.0)
     check_client(core)
     core.holders[3] = 9
     with pytest.raises(AssertionError, match="address"):

@@ -42,7 +42,6 @@ from loom.core.client_events import (
     ToServer,
     Undeliverable,
 )
-from loom.errors import ProtocolError
 from loom.limits import RECONNECT_PAUSE_MAX_S
 from loom.messages import (
     Acked,
@@ -139,7 +138,7 @@ def named() -> Bench:
 
 
 def opened(applied_seq: int = 0, next_number: int = 0, names: list[tuple[int, str]] | None = None) -> SessionOpened:
-    return SessionOpened(5, 1, PATIENCE_S, applied_seq, next_number, names or [])
+    return SessionOpened(5, 1, PATIENCE_S, applied_seq, next_number, names or [], b"ticket")
 
 
 def ready(number: int, packed: bytes | None = None, peer: PeerAddress = PEER) -> ResultsReady:
@@ -177,7 +176,7 @@ def test_a_trace_goes_on_at_a_server_that_was_started_again(bench: Bench) -> Non
     for incarnation, again in ((1, []), (2, [SetTrace(2, b"/there")])):
         bench.step(Disconnected("broken"))
         bench.step(Connected())
-        bench.hear(SessionOpened(5, incarnation, PATIENCE_S, 0, 0, []))
+        bench.hear(SessionOpened(5, incarnation, PATIENCE_S, 0, 0, [], b"ticket"))
         assert bench.said() == again
 
 
@@ -306,7 +305,7 @@ def test_time_alone_changes_nothing(bench: Bench) -> None:
 
 
 def test_the_server_says_how_long_to_try(bench: Bench) -> None:
-    bench.hear(SessionOpened(5, 1, 3600, 0, 0, []))
+    bench.reconnect().hear(SessionOpened(5, 1, 3600, 0, 0, [], b"ticket"))
     for _ in range(1000):
         bench.step(Disconnected("refused"), after_s=3.5)
         assert bench.one(Connect)
@@ -355,7 +354,7 @@ def test_a_named_session_says_who_opens_it() -> None:
 
 
 def test_commands_go_on_where_the_session_is(named: Bench) -> None:
-    assert named.one(Opened) == Opened(5, 100, [(7, "model")])
+    assert named.one(Opened) == Opened(5, 100, [(7, "model")], b"ticket")
     submit = named.step(Submit(chunk_of([Row(result=True)], first=100), [(100, "x")])).told(SubmitChunk)
     assert (submit.seq, submit.names) == (41, [(100, "x")])
     named.step(Disconnected("broken"))
@@ -530,8 +529,42 @@ def test_releases_name_their_results(bench: Bench) -> None:
     assert listed(bench.step(ReleaseResults([3, 1])).told(Release).numbers) == [3, 1]
 
 
-def test_a_server_that_breaks_the_protocol(bench: Bench) -> None:
-    with pytest.raises(ProtocolError, match="StopWorker"):
-        bench.hear(StopWorker())
-    with pytest.raises(ProtocolError, match="without its address"):
-        bench.hear(ResultsReady([ReadyResult(0, 1, 99, None)], []))
+@pytest.mark.parametrize(
+    ("message", "reason"),
+    [
+        (StopWorker(), "StopWorker"),
+        (ResultsReady([ReadyResult(0, 1, 99, None)], []), "without its address"),
+        (ResultsReady([], [PeerAddress(9, "w9", "h", 70_000, "")]), "port 70000"),
+        (Acked(77), "never said"),
+        (SessionOpened(5, 1, 5, 0, 0, [], b"ticket"), "opened"),
+    ],
+)
+def test_a_server_that_breaks_the_protocol(bench: Bench, message: Message, reason: str) -> None:
+    bench.hear(message, Acked(0))
+    assert reason in bench.one(Closed).reason
+    assert bench.core.closed
+
+
+@pytest.mark.parametrize(
+    ("message", "reason"),
+    [
+        (ResultsReady([], []), "before the session was open"),
+        (SessionOpened(6, 1, 5, 0, 0, [], b"ticket"), "session 6"),
+        (SessionOpened(1 << 24, 1, 5, 0, 0, [], b"ticket"), "session"),
+    ],
+)
+def test_a_server_that_takes_one_session_for_another(bench: Bench, message: Message, reason: str) -> None:
+    bench.reconnect().hear(message)
+    assert reason in bench.one(Closed).reason
+
+
+def test_a_server_that_opens_what_cannot_be() -> None:
+    for opened in (
+        SessionOpened(1 << 24, 1, 5, 0, 0, [], b"ticket"),
+        SessionOpened(5, 1, 5, 0, 1 << 40, [], b"ticket"),
+        SessionOpened(5, 1, 5, 0, 3, [(3, "x")], b"ticket"),
+    ):
+        bench = Bench("night")
+        bench.step(Connected())
+        assert bench.hear(opened).one(Closed)
+        assert not bench.all(Opened)

@@ -209,7 +209,7 @@ class TestCrashes:
         bench = bench_with(0)
         bench.submit(C, [Row(result=True)])
         worker = bench.worker(W1).one(W1, WorkerAccepted).worker
-        said = _register(bench, W2, RegisterWorker("w", 1, [], "host", 2, "", ["t/work"], 0, (0, 1, worker)))
+        said = _register(bench, W2, RegisterWorker("w11", 1, [], "host", 2, "", ["t/work"], 0, (0, 1, worker)))
         assert W1 in said.closed
         assert said.numbers(W2) == [0]
 
@@ -220,7 +220,7 @@ class TestCrashes:
             bench.worker(W1)
             bench.down(W1)
         worker = bench.worker(W1).one(W1, WorkerAccepted).worker  # has it on trial
-        said = _register(bench, W2, RegisterWorker("w", 1, [], "host", 2, "", ["t/work"], 0, (0, 1, worker)))
+        said = _register(bench, W2, RegisterWorker("w11", 1, [], "host", 2, "", ["t/work"], 0, (0, 1, worker)))
         assert not errors(said)
         assert said.numbers(W2) == [0]
 

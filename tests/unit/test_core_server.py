@@ -168,7 +168,7 @@ def test_a_full_link_is_not_fed(bench: Bench) -> None:
 
 
 def test_a_plan_may_start_before_it_is_whole(bench: Bench) -> None:
-    (task,) = bench.submit(CLIENT, [Row()], more={0: 1}).tasks(W1)
+    (task,) = bench.submit(CLIENT, [Row()], more={0: 1}, whole=False).tasks(W1)
     assert not bench.finish(W1, task).all(W1, DropObjects)
     rest = chunk_of([Row([0], result=True)], first=1, plan_first=0)
     (task,) = bench.say(CLIENT, SubmitChunk(bench.seq(CLIENT), rest, [])).tasks(W1)

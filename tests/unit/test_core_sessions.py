@@ -226,7 +226,8 @@ def test_a_name_is_free_again_when_its_result_was_released(bench: Bench) -> None
 def test_names_that_make_no_sense(bench: Bench, rows: list[Row], names: list[tuple[int, str]]) -> None:
     bench.open(A, "nightly")
     assert A in bench.say(A, SubmitChunk(bench.seq(A), chunk_of(rows), names)).closed
-    assert not bench.core.graph.sessions
+    assert not bench.core.graph.sessions[1].names
+    assert not bench.core.graph.sessions[1].n_nodes
 
 
 def test_streams_under_way_to_the_former_client_are_not_the_next_ones(bench: Bench) -> None:

@@ -11,11 +11,23 @@ from hypothesis import strategies as st
 
 from loom.errors import ConnectError, KeyRefused, LoomException, VersionMismatch
 from loom.limits import MAX_HANDSHAKE_BYTES
-from loom.wire.handshake import COUNTERPART, NONCE_BYTES, VERSION, Accepting, Connecting, Handshake, Role
+from loom.wire.handshake import (
+    COUNTERPART,
+    NONCE_BYTES,
+    PLACE_BYTES,
+    VERSION,
+    Accepting,
+    Connecting,
+    Handshake,
+    Role,
+    Wish,
+    place_of,
+)
 
 KEY = bytes(range(32))
 OTHER_KEY = bytes(32)
 HELLO_BYTES = 80
+THEIR_PROOF = HELLO_BYTES + PLACE_BYTES  # where the accepting end's begins
 
 
 def nonces() -> Iterator[bytes]:
@@ -141,7 +153,7 @@ def test_reflection_of_an_accepting_end() -> None:
     b.receive(connecting(OTHER_KEY).take_outgoing())
     said = b.take_outgoing()
     with pytest.raises(KeyRefused):
-        b.receive(b"\x01" + said[HELLO_BYTES:])
+        b.receive(b"\x01" + said[THEIR_PROOF:])
 
 
 def test_reflection_of_a_connecting_end() -> None:
@@ -157,7 +169,7 @@ def test_reflection_through_a_second_connection() -> None:
     victim.receive(hello)
     second.receive(hello)
     with pytest.raises(KeyRefused):
-        victim.receive(b"\x01" + second.take_outgoing()[HELLO_BYTES:])
+        victim.receive(b"\x01" + second.take_outgoing()[THEIR_PROOF:])
 
 
 def test_replay_of_a_whole_handshake() -> None:
@@ -230,3 +242,41 @@ def test_never_more_than_the_bound_is_read() -> None:
     assert b.missing <= MAX_HANDSHAKE_BYTES
     b.receive(connecting().take_outgoing())
     assert b.missing <= MAX_HANDSHAKE_BYTES
+
+
+WISHES: tuple[Wish, ...] = ("none", "not in between", "encryption")
+HERE, THERE = place_of("127.0.0.1:40000", "127.0.0.1:9010"), place_of("127.0.0.1:40001", "127.0.0.1:9011")
+
+
+@pytest.mark.parametrize("a_wish", WISHES)
+@pytest.mark.parametrize("b_wish", WISHES)
+@pytest.mark.parametrize("in_between", [False, True])
+def test_stronger_wish_holds(a_wish: Wish, b_wish: Wish, in_between: bool) -> None:
+    a = Connecting(KEY, "client", next(NONCES), wish=a_wish, place=HERE)
+    b = Accepting(KEY, "server", next(NONCES), wish=b_wish, place=THERE if in_between else HERE)
+    assert converse(a, b) == {}
+    strongest = max(WISHES.index(a_wish), WISHES.index(b_wish))
+    assert a.encrypted == b.encrypted == (strongest == 2 or (strongest == 1 and in_between))
+
+
+def test_place_that_is_changed_on_its_way() -> None:
+    """Who is in between would like to seem not to be."""
+    a = Connecting(KEY, "client", next(NONCES), wish="not in between", place=HERE)
+    b = Accepting(KEY, "server", next(NONCES), wish="not in between", place=THERE)
+    b.receive(a.take_outgoing())
+    said = b.take_outgoing()
+    assert THERE in said
+    with pytest.raises(KeyRefused):
+        a.receive(said.replace(THERE, HERE))
+
+
+def test_verdict_that_is_changed_on_its_way() -> None:
+    """It says that somebody is in between."""
+    a = Connecting(KEY, "client", next(NONCES), wish="not in between", place=HERE)
+    b = Accepting(KEY, "server", next(NONCES), wish="not in between", place=THERE)
+    b.receive(a.take_outgoing())
+    a.receive(b.take_outgoing())
+    said = a.take_outgoing()
+    assert said[0] == 3
+    with pytest.raises(KeyRefused):
+        b.receive(b"\1" + said[1:])

@@ -290,7 +290,7 @@ def test_a_trace_without_anything(tmp_path: Path) -> None:
     report = report_of(tmp_path)
     assert len(report.tasks) == report.span_us == 0
     assert figures.totals(report).utilisation is None
-    assert figures.cores_in_use(report, 4) == []
+    assert figures.cores_in_use(report, 4) == [0.0] * 4
 
 
 def test_a_bag(tmp_path: Path) -> None:

@@ -110,10 +110,12 @@ def test_a_file_that_a_program_has_is_where_it_was(tmp_path: Path) -> None:
     descriptor = stored.open()
     assert os.read(descriptor, 4) == b"abc"
     os.close(descriptor)
-    stored.link(os.fsencode(tmp_path / "linked"))
+    folder = os.open(tmp_path, os.O_RDONLY)
+    stored.link(b"linked", folder)
     assert (tmp_path / "linked").samefile(tmp_path / "new")
     os.unlink(stored.path)
     with pytest.raises(FileNotFoundError):
         stored.open()
     with pytest.raises(FileNotFoundError):
-        stored.link(os.fsencode(tmp_path / "again"))
+        stored.link(b"again", folder)
+    os.close(folder)

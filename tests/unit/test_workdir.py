@@ -74,7 +74,7 @@ def test_what_could_not_be_removed_is_removed_by_the_next_one(tmp_path: Path, mo
     (dead / "run" / "own").mkdir(parents=True)
     (dead / ".lock").touch()
     with monkeypatch.context() as patch:
-        patch.setattr("loom.worker.workdir.shutil.rmtree", lambda path, ignore_errors: None)
+        patch.setattr("loom.worker.workdir.remove_folder", lambda name, at: None)
         sweep(str(tmp_path))
     assert dead.exists()
     sweep(str(tmp_path))

@@ -9,6 +9,7 @@ import resource
 import signal
 import sys
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from types import FrameType
 from typing import Any, Final
 
@@ -27,6 +28,14 @@ def raise_descriptor_limit() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
+def keep_descriptors() -> None:
+    """What is open in this process is not for the programs of tasks: who started it may have left them something."""
+    for descriptor in map(int, os.listdir("/proc/self/fd")):
+        if descriptor > 2:
+            with suppress(OSError):  # the one of the directory itself is closed by now
+                os.set_inheritable(descriptor, False)
+
+
 def set_up_log(level: str) -> None:
     logging.basicConfig(
         stream=sys.stderr, level=level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
@@ -41,6 +50,7 @@ def run_daemon(serve: Callable[[], Coroutine[Any, Any, None]]) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _leave)
     raise_descriptor_limit()
+    keep_descriptors()
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(serve())

@@ -11,7 +11,7 @@ class _Lazy(click.Group):
     """Verbs are imported when they are used: `loom --help` must not load an event loop."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return ["journal", "server", "sessions", "stats", "worker"]
+        return ["journal", "key", "server", "sessions", "stats", "worker"]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         match cmd_name:
@@ -31,6 +31,10 @@ class _Lazy(click.Group):
                 from loom.cli.journal import journal
 
                 return journal
+            case "key":
+                from loom.cli.key import key
+
+                return key
             case "stats":
                 from loom.cli.stats import stats
 
@@ -44,8 +48,9 @@ def main() -> None:
     """Loom runs large pipelines of interconnected tasks.
 
     On one machine nothing needs to be started: `Client()` in a script brings its own server and worker. On several,
-    run `loom server --host ADDRESS --insecure` on one and `loom worker ADDRESS PORT` on the others, then use
-    `Client(ADDRESS, PORT)`. All of them need the same key file, ~/.config/loom/key.
+    run `loom server --host ADDRESS` on one and `loom worker ADDRESS PORT` on the others, then use
+    `Client(ADDRESS, PORT)`. All of them need the same key file, ~/.config/loom/key: where the machines share no home
+    directory, copy it (`loom key --help`).
     """
 
 

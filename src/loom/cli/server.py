@@ -9,13 +9,14 @@ import click
 
 from loom import __version__
 from loom.cli.daemon import LOG_LEVELS, run_daemon, set_up_log, stop_on_signals
+from loom.cli.options import trust_options
 from loom.cli.values import checked_size
 from loom.limits import CRASH_LIMIT, LINEAGE_BYTES, LINK_SILENCE_S, REATTACH_S
+from loom.net.sockets import is_loopback
+from loom.net.trust import find_trust
 from loom.server.shell import ServerShell
-from loom.wire.keys import load_key
 
 _log = logging.getLogger("loom.server")
-_LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 def _checked_crash_limit(context: click.Context, parameter: click.Parameter, value: int) -> int:
@@ -32,12 +33,7 @@ def _checked_crash_limit(context: click.Context, parameter: click.Parameter, val
     "--host",
     default="127.0.0.1",
     show_default=True,
-    help="Address to listen on. Anything but loopback needs --insecure.",
-)
-@click.option(
-    "--insecure",
-    is_flag=True,
-    help="Listen beyond loopback although links are not encrypted: the network sees data and results (never the key).",
+    help="Address to listen on, of this machine; 0.0.0.0: all of them. Links to other machines are encrypted.",
 )
 @click.option(
     "--worker-timeout",
@@ -85,6 +81,7 @@ def _checked_crash_limit(context: click.Context, parameter: click.Parameter, val
     help="With --journal: how long a server that has started again waits for the workers that it had. Until they are "
     "back it gives nothing out; what those ran and held who are not back by then is made again.",
 )
+@trust_options
 @click.option("--debug", is_flag=True, help="Log everything (the same as --log-level debug).")
 @click.option("--log-level", default="info", show_default=True, type=click.Choice(LOG_LEVELS))
 @click.option("--listening-fd", type=int, hidden=True)
@@ -93,12 +90,14 @@ def _checked_crash_limit(context: click.Context, parameter: click.Parameter, val
 def main(
     port: int,
     host: str,
-    insecure: bool,
     worker_timeout: float,
     crash_limit: int,
     lineage_limit: int,
     journal: str | None,
     reattach_timeout: float,
+    key_file: str | None,
+    tls: bool,
+    insecure: bool,
     debug: bool,
     log_level: str,
     listening_fd: int | None,
@@ -109,27 +108,28 @@ def main(
     With --journal it may die and start again, and nothing is lost.
 
     Start workers with `loom-worker HOST PORT`, connect with `Client(HOST, PORT)`. Whoever connects must have the same
-    key (~/.config/loom/key, made on first use; another file: LOOM_KEY_FILE). The server logs to stderr and runs until
-    SIGTERM, SIGINT or a client's terminate().
+    key: one for each user, ~/.config/loom/key, made on first use. Machines that share the home directory find it there;
+    to others copy that one file (scp -p; `loom key --help`). The server logs to stderr and runs until SIGTERM, SIGINT
+    or a client's terminate().
     """
     set_up_log("debug" if debug else log_level)
     if journal == "":
         raise click.UsageError("--journal needs the name of a file; it is empty.")
-    if host not in _LOOPBACK and not insecure:
-        raise click.UsageError(
-            f"--host {host} is not loopback, and links are not encrypted yet. On a network you trust, add --insecure."
-        )
 
     async def serve() -> None:
-        shell = ServerShell(load_key(), worker_timeout, crash_limit, lineage_limit, journal, reattach_timeout)
+        trust = find_trust(key_file, tls=tls, insecure=insecure)
+        shell = ServerShell(trust, worker_timeout, crash_limit, lineage_limit, journal, reattach_timeout)
         sock = socket.socket(fileno=listening_fd) if listening_fd is not None else None
         await shell.start(host, port, sock)
         stop_on_signals(shell.stop, until_stdin_closes)
         _log.info("listening on %s:%d", host, shell.port)
         if journal is not None and port == 0 and sock is None:
             _log.warning("with -p 0 a server that starts again listens elsewhere, and nobody finds it: choose a port")
-        if insecure and host not in _LOOPBACK:
-            _log.warning("INSECURE: links on %s are not encrypted", host)
+        _log.info("the key: %s", trust.key_text)
+        if is_loopback(host) and sock is None:
+            _log.info("only this machine reaches it; --host ADDRESS opens it to others")
+        if insecure and not is_loopback(host):
+            _log.warning("INSECURE: links on %s are not encrypted where the other end does not ask for it either", host)
         await shell.run()
 
     run_daemon(serve)

@@ -6,6 +6,7 @@ from typing import Final
 
 import click
 
+from loom.cli.options import trust_options
 from loom.client.client import Client
 from loom.client.sessions import NamedSession
 from loom.errors import LoomException
@@ -18,10 +19,11 @@ _MOST_NAMES: Final = 5  # of results in one line
 @click.argument("host", default="localhost")
 @click.argument("port", default=9010, type=click.IntRange(1, 65535))
 @click.option("--end", metavar="NAME", help="End the session of this name with everything in it, used or not.")
-def sessions(host: str, port: int, end: str | None) -> None:
+@trust_options
+def sessions(host: str, port: int, end: str | None, key_file: str | None, tls: bool, insecure: bool) -> None:
     """List the named sessions of the server at HOST PORT: who uses each, its tasks, the names of its results."""
     try:
-        with Client(host, port) as client:
+        with Client(host, port, key_file=key_file, tls=tls, insecure=insecure) as client:
             if end is not None:
                 client.end_session(end)
             found = client.sessions()

@@ -11,15 +11,16 @@ import click
 
 from loom import __version__
 from loom.cli.daemon import LOG_LEVELS, run_daemon, set_up_log, stop_on_signals
+from loom.cli.options import trust_options
 from loom.cli.supervisor import supervise
 from loom.cli.values import checked_duration, checked_size
 from loom.errors import LoomError
 from loom.limits import MAX_CPUS
+from loom.net.trust import find_trust
 from loom.plugins.chosen import NOT_LOADED_STATUS, Plugins
 from loom.plugins.describing import Description, describe
 from loom.plugins.discovery import installed_plugins
 from loom.plugins.loading import PluginError
-from loom.wire.keys import load_key
 from loom.worker.hardware import find_hardware, parse_named
 from loom.worker.shell import WorkerShell
 from loom.worker.workdir import WorkDirectory, sweep_all
@@ -135,6 +136,7 @@ def _describe_plugins(plugins: Plugins) -> Description:
     "no task that would not fit, and drains itself when only the drain timeout is left.",
 )
 @click.option("--nopin", is_flag=True, help="Do not pin tasks to cores of their own.")
+@trust_options
 @click.option("--debug", is_flag=True, help="Log everything (the same as --log-level debug).")
 @click.option("--log-level", default="info", show_default=True, type=click.Choice(LOG_LEVELS))
 @click.option("--until-stdin-closes", is_flag=True, hidden=True)
@@ -155,15 +157,18 @@ def main(
     drain_timeout: float,
     time_limit: float | None,
     nopin: bool,
+    key_file: str | None,
+    tls: bool,
+    insecure: bool,
     debug: bool,
     log_level: str,
     until_stdin_closes: bool,
 ) -> None:
     """Run a Loom worker that serves the server at HOST PORT.
 
-    It may be started before the server: it tries until the server is there. It needs the same key as the server
-    (~/.config/loom/key, or the file LOOM_KEY_FILE names), logs to stderr, and runs until SIGTERM, SIGINT or a client's
-    terminate().
+    It may be started before the server: it tries until the server is there. It needs the same key as the server:
+    ~/.config/loom/key, found through a shared home directory, else copied from there (scp -p; `loom key --help`). It
+    logs to stderr, and runs until SIGTERM, SIGINT or a client's terminate().
 
     Where the server has a journal and goes away, the worker runs what it has, keeps its results for up to an hour, and
     brings them to the server that is started again. Where it has none, the worker drops them and waits for the next.
@@ -183,11 +188,12 @@ def main(
     described = _describe_plugins(plugins)
 
     async def serve() -> None:
-        key = load_key()
+        trust = find_trust(key_file, tls=tls, insecure=insecure)
+        _log.info("the key: %s", trust.key_text)
         hardware = find_hardware(cpus, gpus, mem, named, not nopin)
         directory = WorkDirectory(wdir, spill_dir)
         try:
-            shell = WorkerShell(key, hardware, directory, plugins, described.task_types, memory)
+            shell = WorkerShell(trust, hardware, directory, plugins, described.task_types, memory)
             stop_on_signals(shell.stop, until_stdin_closes, partial(shell.drain, drain_timeout))
             if time_limit is not None:
                 shell.leave_by(began_s + time_limit, drain_timeout)

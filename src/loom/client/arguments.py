@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from loom.errors import LoomError
+from loom.files import OWN_FOLDER, make_folders
 from loom.limits import MAX_PATH_BYTES
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def trace_directory(path: str | os.PathLike[str]) -> bytes:
         if not os.fspath(path):
             raise ValueError("it has no name")
         directory = os.fsencode(os.path.abspath(path))
-        os.makedirs(directory, exist_ok=True)
+        make_folders(directory, OWN_FOLDER)
     except (OSError, TypeError, ValueError) as error:  # ValueError: a zero byte
         reason = error.strerror if isinstance(error, OSError) else error
         raise LoomError(f"the directory for traces {path!r:.200} cannot be made: {reason}") from None

@@ -33,7 +33,7 @@ from loom.tasktypes.kinds import check_checkpoint
 from loom.tasktypes.plan import EncodedPlan, checkpointed, collector_paused, encode_plan
 from loom.tasktypes.saving import find_task, load_task
 from loom.tasktypes.task import Reference, Task, is_dynamic
-from loom.wire.keys import load_key
+from loom.wire.keys import key_path
 
 if TYPE_CHECKING:
     from loom.client.embedded import EmbeddedCluster
@@ -55,6 +55,10 @@ class Client:
     memory before they go to disk; `load` and `load_native` are plugins for it, modules by name and shared libraries. A
     context manager.
 
+    `key_file` is the file with the user's key, instead of the one that `loom key show-path` prints. Links to other
+    machines are encrypted; `tls` has those within this machine encrypted, too, and with `insecure` none is where the
+    other end does not ask for it either.
+
     `session` names a session that outlives this client, with the results in it that were given names: whoever uses the
     same name later takes it up (docs/sessions.md). One client at a time uses it; `take_over` takes it away from another
     one.
@@ -70,6 +74,9 @@ class Client:
         *,
         session: str | None = None,
         take_over: bool = False,
+        key_file: str | os.PathLike[str] | None = None,
+        tls: bool = False,
+        insecure: bool = False,
         connect_timeout_s: float = CONNECT_TIMEOUT_S,
         cpus: int | None = None,
         gpus: int | None = None,
@@ -98,8 +105,9 @@ class Client:
         self._farewell = Leave() if self._session_name else Close(terminate=address is None)
         self._closed = False
         from loom.client.engine import Engine  # an event loop and more, which building plans does without
+        from loom.net.trust import find_trust
 
-        key = load_key()
+        trust = find_trust(key_file, tls=tls, insecure=insecure)
         self._cluster: EmbeddedCluster | None = None
         if address is None:
             from loom.client.embedded import EmbeddedCluster, check_plugins, plugin_options, worker_options
@@ -108,11 +116,11 @@ class Client:
             options += plugin_options(load or (), load_native or ())
             if load or load_native:
                 check_plugins(load or (), load_native or ())  # what cannot be loaded is said here, not on stderr
-            self._cluster = EmbeddedCluster(options, self._results.broken)
+            self._cluster = EmbeddedCluster(options, key_path(key_file), self._results.broken, tls=tls)
             address, port = self._cluster.address, self._cluster.port
         who = describe_process()
         own = (self._session_name, who, take_over)
-        self._engine = Engine(address, port, key, self._results, self._collected, *own)
+        self._engine = Engine(address, port, trust, self._results, self._collected, *own)
         try:
             opened = self._engine.start(connect_timeout_s)
         except BaseException:

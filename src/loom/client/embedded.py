@@ -11,6 +11,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Final
 
 from loom.errors import LoomError, LoomException
@@ -35,13 +36,17 @@ _clusters: weakref.WeakSet[EmbeddedCluster] = weakref.WeakSet()
 class EmbeddedCluster:
     """Its processes end when their standard input does, so they cannot outlive the process that made them.
 
-    `options` are those of the worker, from `worker_options`. A worker that dies is replaced. `broken` is called once,
-    with the reason, where that does not help.
+    `options` are those of the worker, from `worker_options`; `key_file` is where they all find the key. A worker
+    that dies is replaced. `broken` is called once, with the reason, where that does not help.
     """
 
-    def __init__(self, options: list[str], broken: Callable[[LoomException], None]) -> None:
+    def __init__(
+        self, options: list[str], key_file: Path, broken: Callable[[LoomException], None], *, tls: bool = False
+    ) -> None:
         self.address = "127.0.0.1"
         self._options = options
+        self._key_file = os.path.abspath(key_file)
+        self._tls = ["--tls"] if tls else []
         self._broken = broken
         self._closing = False
         self._lock = threading.Lock()
@@ -49,7 +54,7 @@ class EmbeddedCluster:
         try:
             self.port: int = listening.getsockname()[1]
             descriptor = listening.fileno()
-            self._server = _start("server", "--listening-fd", str(descriptor), pass_fds=(descriptor,))
+            self._server = self._start("server", "--listening-fd", str(descriptor), pass_fds=(descriptor,))
         finally:
             listening.close()
         self._worker = self._start_worker()
@@ -58,7 +63,21 @@ class EmbeddedCluster:
             threading.Thread(target=watch, name="loom-embedded", daemon=True).start()
 
     def _start_worker(self) -> subprocess.Popen[bytes]:
-        return _start("worker", *self._options, self.address, str(self.port))
+        return self._start("worker", *self._options, self.address, str(self.port))
+
+    def _start(self, what: str, *arguments: str, pass_fds: tuple[int, ...] = ()) -> subprocess.Popen[bytes]:
+        own = {"PYTHONPATH": os.pathsep.join(_import_path()), "LOOM_KEY_FILE": self._key_file}
+        return subprocess.Popen(
+            [
+                *(sys.executable, "-m", f"loom.cli.{what}", "--until-stdin-closes", "--log-level", "warning"),
+                *self._tls,
+                *arguments,
+            ],
+            stdin=subprocess.PIPE,
+            env={**os.environ, **own},
+            pass_fds=pass_fds,
+            start_new_session=True,  # Ctrl-C is for the script, which closes its client in its own order
+        )
 
     def _watch_server(self) -> None:
         status = self._server.wait()
@@ -177,16 +196,6 @@ def _let_go_of_all() -> None:
 
 
 os.register_at_fork(after_in_child=_let_go_of_all)
-
-
-def _start(what: str, *arguments: str, pass_fds: tuple[int, ...] = ()) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        [sys.executable, "-m", f"loom.cli.{what}", "--until-stdin-closes", "--log-level", "warning", *arguments],
-        stdin=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(_import_path())},
-        pass_fds=pass_fds,
-        start_new_session=True,  # Ctrl-C is for the script, which closes its client in its own order
-    )
 
 
 def _import_path() -> list[str]:

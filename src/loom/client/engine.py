@@ -52,6 +52,7 @@ from loom.limits import CLOSE_TIMEOUT_S, LINK_SILENCE_S
 from loom.messages import Message, ServerToClient
 from loom.net.link import SIGNS_OF_LIFE, Link, connect
 from loom.net.objects import ObjectFetcher
+from loom.net.trust import Trust
 from loom.wire.codec import Decoder
 
 _log = logging.getLogger(__name__)
@@ -70,7 +71,7 @@ class Engine:
         self,
         host: str,
         port: int,
-        key: bytes,
+        trust: Trust,
         results: Results,
         collected: deque[int],
         name: str = "",
@@ -79,7 +80,7 @@ class Engine:
     ) -> None:
         self._host = host
         self._port = port
-        self._key = key
+        self._trust = trust
         self._results = results
         self._collected = collected
         self._core = ClientCore(secrets.token_bytes(_TOKEN_BYTES), name=name, who=who, take_over=take_over)
@@ -180,7 +181,7 @@ class Engine:
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
-        self._fetcher = ObjectFetcher(self._key, MemoryLanding, _adopt)
+        self._fetcher = ObjectFetcher(self._trust, MemoryLanding, _adopt)
         self._decoder = Decoder(ServerToClient)
         self._connect_later(0.0, self._timeout_s)
         self._loop.call_later(_COLLECT_S, self._collect)
@@ -217,7 +218,7 @@ class Engine:
     async def _connect(self, delay_s: float, timeout_s: float) -> None:
         await asyncio.sleep(delay_s)
         try:
-            self._link = await connect(self._host, self._port, "client", self._key, self._decoder, self, timeout_s)
+            self._link = await connect(self._host, self._port, "client", self._trust, self._decoder, self, timeout_s)
         except ConnectError as error:
             self._first_error = error
             self._add(Disconnected(str(error)))
@@ -307,6 +308,7 @@ class Engine:
                     promised.set_result(effect)
             case Opened():
                 self._session = effect.session
+                self._fetcher.show(effect.session, effect.ticket)
                 self._results.expect([number for number, _ in effect.names])  # they may be told of in the same turn
                 self._opened.set_result(effect)
             case LinkAway():
@@ -324,6 +326,8 @@ class Engine:
                 self._on_stalled(effect.reason)
             case Closed():
                 self._on_session_over(effect.reason)
+                if effect.reason and self._link is not None:
+                    self._link.abort(effect.reason)
 
     def _on_stalled(self, reason: str) -> None:
         self._stalled = reason

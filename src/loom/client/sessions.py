@@ -33,4 +33,5 @@ def describe_process() -> str:
     script = os.path.basename(os.path.dirname(path) if path.endswith("/__main__.py") else path)
     where = f"{os.uname().nodename}:{os.getpid()}"
     text = where if not script or script.startswith("-") else f"{where} ({script})"
+    text = "".join(char if char.isprintable() else "?" for char in text)
     return text.encode(errors="replace").decode()[:MAX_NAME_CHARS]

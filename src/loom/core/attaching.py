@@ -22,6 +22,7 @@ from loom.core.restore import ghost
 from loom.errors import ProtocolError
 from loom.facts import WorkerDetached
 from loom.ids import incarnation_of, number_of, session_of
+from loom.limits import MAX_INVENTORY
 from loom.messages import CancelTasks, DropObjects, FinishedTask, WorkerInventory
 
 
@@ -29,6 +30,7 @@ class _Return:
     """A worker on its way back: the tasks it has and what it is to drop, until all is said."""
 
     def __init__(self) -> None:
+        self.n_named = 0
         self.tasks: list[tuple[int, int]] = []
         self.refused: list[int] = []
 
@@ -97,6 +99,9 @@ class Attaching:
         tasks, task_attempts = column(message.tasks, "Q"), column(message.task_attempts, "Q")
         if len({*map(len, (objects, attempts, sizes, lengths))}) > 1 or len(tasks) != len(task_attempts):
             raise ProtocolError("columns of an inventory differ in length")
+        back.n_named += len(objects) + len(tasks)
+        if back.n_named > MAX_INVENTORY:
+            raise ProtocolError(f"an inventory names more than {MAX_INVENTORY} objects and tasks")
         adopted: list[FinishedTask] = []
         for object_id, attempt, size_bytes, length in zip(objects, attempts, sizes, lengths, strict=True):
             node = self._find(object_id)

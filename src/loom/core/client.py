@@ -43,7 +43,8 @@ from loom.core.client_events import (
 )
 from loom.core.columns import column, ids_column
 from loom.errors import ProtocolError
-from loom.limits import CLIENT_CREDIT_BYTES
+from loom.ids import LAST_SESSION, SERVER_MADE
+from loom.limits import CLIENT_CREDIT_BYTES, LAST_PORT
 from loom.messages import (
     CANCELLED_TEXT,
     Acked,
@@ -140,8 +141,7 @@ class ClientCore:
                 break
             match event:
                 case FromServer():
-                    for message in event.messages:
-                        self._on_message(message)
+                    self._on_messages(event.messages)
                 case Submit():
                     self._command(SubmitChunk(self._take_seq(), event.chunk, event.names))
                 case ReleaseResults():
@@ -277,7 +277,17 @@ class ClientCore:
         else:
             self._effects.append(connect)
 
+    def _on_messages(self, messages: list[Message]) -> None:
+        """Nothing that comes after what a server must not say can be trusted, on a new link neither."""
+        try:
+            for message in messages:
+                self._on_message(message)
+        except ProtocolError as error:
+            self._end(f"the server broke the protocol: {error}")
+
     def _on_message(self, message: Message) -> None:
+        if not (self.attached or isinstance(message, SessionOpened | SessionRefused | JournalStalled)):
+            raise ProtocolError(f"{type(message).__name__} came before the session was open")
         match message:
             case ResultsReady():
                 self._on_results_ready(message)
@@ -304,11 +314,17 @@ class ClientCore:
 
     def _on_session_opened(self, message: SessionOpened) -> None:
         first = self.session is None
+        if self.attached or not (first or message.session == self.session):
+            raise ProtocolError(f"session {message.session} was opened where that is {self.session}")
+        if message.session > LAST_SESSION or message.next_number > SERVER_MADE:
+            raise ProtocolError(f"session {message.session} was opened, with {message.next_number} tasks")
+        if any(number >= message.next_number for number, _ in message.names):
+            raise ProtocolError("a result has a name that no task has made")
         self.session = message.session
         self.attached = True
         if first:
             self._count_from(message.applied_seq)
-            self._effects.append(Opened(message.session, message.next_number, message.names))
+            self._effects.append(Opened(message.session, message.next_number, message.names, message.ticket))
         self._absence.on_open(message.patience_s, self._now, self._effects)
         self._to_server += self.unacked
         if not first and self._trace_path and message.incarnation != self._incarnation:
@@ -355,6 +371,8 @@ class ClientCore:
             self._effects.append(Stalled(reason))
 
     def _on_acked(self, seq: int) -> None:
+        if seq >= self.next_seq:
+            raise ProtocolError(f"command {seq} was acknowledged, which was never said")
         unacked = self.unacked
         while unacked and unacked[0].seq <= seq:  # type: ignore[attr-defined]  # every command has one
             command = unacked.popleft()
@@ -369,6 +387,8 @@ class ClientCore:
 
     def _on_results_ready(self, message: ResultsReady) -> None:
         for peer in message.peers:
+            if peer.port > LAST_PORT:
+                raise ProtocolError(f"a worker is at port {peer.port}")
             self.peers[peer.worker] = peer
         results = message.results
         if self.void:

@@ -164,11 +164,14 @@ class Connect(Struct, gc=False):
 
 
 class Opened(Struct, gc=False):
-    """`names` are of results that were in the session before, `next_number` is the first one free for new tasks."""
+    """`names` are of results that were in the session before, `next_number` is the first one free for new tasks.
+    `ticket` lets this client fetch the session's objects from workers.
+    """
 
     session: int
     next_number: int
     names: list[tuple[int, str]]
+    ticket: bytes
 
 
 class LinkAway(Struct, gc=False):

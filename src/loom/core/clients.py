@@ -7,11 +7,12 @@ ended, and one client after the other may use it: whoever takes it up has what h
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
+from hmac import compare_digest
+from typing import Final, NamedTuple
 
 from loom.core import states
 from loom.core.cluster import Worker
-from loom.core.columns import column, ids_column
+from loom.core.columns import column, ids_column, is_plain_text
 from loom.core.events import CloseLink, ServerEffect, Shutdown
 from loom.core.graph import Graph
 from loom.core.kinds import Kinds
@@ -30,8 +31,15 @@ from loom.facts import (
     SessionTaken,
     WorkerDetached,
 )
-from loom.ids import SERVER_MADE, task_id
-from loom.limits import MAX_SESSIONS, PATIENCE_S, SESSION_GRACE_S
+from loom.ids import LAST_SESSION, NUMBER_MASK, SERVER_MADE, task_id
+from loom.limits import (
+    MAX_CREDIT_BYTES,
+    MAX_NAMED_RESULTS,
+    MAX_SESSIONS,
+    MAX_TOKEN_BYTES,
+    PATIENCE_S,
+    SESSION_GRACE_S,
+)
 from loom.messages import (
     CANCELLED_TEXT,
     RESULT,
@@ -62,7 +70,20 @@ from loom.messages import (
 )
 
 _PAGES_A_TURN: Final = 16  # of a closed session taken apart in one turn: some milliseconds
+_MOST_QUESTIONS: Final = 256  # about sessions that one client may have open
+_ANSWERS_A_TURN: Final = 4
+_NAMES_CHARS: Final = 1 << 20  # of all results in one answer; those of later sessions are left out
+_LAST_SEQ: Final = 1 << 62  # a client that follows in a named session has numbers for commands left
 _OVER: Final = "the session is over: it was ended, its grace period has passed, or another client has taken it up"
+
+
+class _Question(NamedTuple):
+    """Who wants to know which sessions there are, over which link, by which command."""
+
+    session: Session
+    link: int
+    seq: int
+    ended: bool
 
 
 class Clients:
@@ -78,6 +99,7 @@ class Clients:
         tracing: Tracing,
         incarnation: int,
         figures: Callable[[], dict[str, int]],
+        ticket_of: Callable[[int], bytes],
     ) -> None:
         self.peers: dict[int, Session | Worker | str] = {}  # by link; the role until the first message came
         self.dying: list[Session] = []
@@ -90,7 +112,9 @@ class Clients:
         self._tracing = tracing
         self._incarnation = incarnation
         self._figures = figures
+        self._ticket_of = ticket_of
         self._effects: list[ServerEffect] = []
+        self._questions: list[_Question] = []
 
     def take(self) -> list[ServerEffect]:
         """What is to be done besides sending."""
@@ -99,7 +123,7 @@ class Clients:
 
     def next_deadline(self, now: float) -> float | None:
         deadlines = [session.ends_at for session in self._graph.sessions.values() if session.ends_at is not None]
-        if self.dying:
+        if self.dying or any(not one.session.full for one in self._questions):
             deadlines.append(now)
         return min(deadlines, default=None)
 
@@ -113,10 +137,17 @@ class Clients:
                 break
             if not self._graph.dismantle(self.dying[-1]):
                 self.dying.pop()
+        if self._questions:
+            self._answer()
 
     # -- Sessions -----------------------------------------------------------------------------------------------------
 
     def open(self, link: int, message: OpenSession) -> None:
+        if not 0 < len(message.token) <= MAX_TOKEN_BYTES:
+            raise ProtocolError(f"the secret of a session has {len(message.token)} bytes")
+        if not is_plain_text(message.who):
+            raise ProtocolError(f"a client calls itself {message.who!r:.100}")
+        message.credit_bytes = min(message.credit_bytes, MAX_CREDIT_BYTES)
         if message.name:
             session = self._called(message.name)
             if session is not None:
@@ -124,6 +155,9 @@ class Clients:
                 return
         if len(self._graph.sessions) >= MAX_SESSIONS:
             self._outbox.send(link, SessionRefused(f"the server has {MAX_SESSIONS} sessions already"))
+            return
+        if self.next_session >= LAST_SESSION:
+            self._outbox.send(link, SessionRefused("the server has used up its numbers of sessions; start another one"))
             return
         session = Session(self.next_session, message.token, message.credit_bytes, link, self._incarnation)
         self.next_session += 1
@@ -160,16 +194,18 @@ class Clients:
 
     def resume(self, link: int, message: ResumeSession, now: float) -> None:
         session = self._graph.sessions.get(message.session)
-        if session is None or session.token != message.token:
+        if session is None or not session.token or not compare_digest(session.token, message.token):
             self._outbox.send(link, SessionRefused(_OVER))
             return
+        if message.acked_seq > max(session.applied_seq, _LAST_SEQ):
+            raise ProtocolError(f"command {message.acked_seq} was acknowledged, as a client says")
         if session.link is not None:  # the old link has not been noticed to be dead
             self._effects.append(CloseLink(session.link, "its session was resumed on another link"))
             self._outbox.forget(session.link)
             self.peers.pop(session.link)
             self.link_down(session, now)
         session.applied_seq = max(session.applied_seq, message.acked_seq)  # those that leave nothing in a journal
-        self._attach(session, link, message.credit_bytes)
+        self._attach(session, link, min(message.credit_bytes, MAX_CREDIT_BYTES))
 
     def _attach(self, session: Session, link: int, credit_bytes: int) -> None:
         """From now on this is the link of the session's client, who is told of all its results again."""
@@ -191,7 +227,13 @@ class Clients:
         patience_s = PATIENCE_S if self._graph.journal is not None else int(SESSION_GRACE_S)
         names = [(number, name) for name, number in session.names.items()]
         opened = SessionOpened(
-            session.id, self._incarnation, patience_s, session.applied_seq, session.next_number, names
+            session.id,
+            self._incarnation,
+            patience_s,
+            session.applied_seq,
+            session.next_number,
+            names,
+            self._ticket_of(session.id),
         )
         self._outbox.send(link, opened)
 
@@ -207,9 +249,12 @@ class Clients:
         if session.link is not None:
             self._effects.append(CloseLink(session.link, why))
             self.peers.pop(session.link)
-            session.link = None
-            self._relays.detach(session)
-            self._tracing.on_session_end(session, self._workers.values(), self._outbox)
+            self._go_on_without(session)
+
+    def _go_on_without(self, session: Session) -> None:
+        session.link = None
+        self._relays.detach(session)
+        self._tracing.on_session_end(session, self._workers.values(), self._outbox)
 
     def _release_unnamed(self, session: Session) -> None:
         """Nobody will ever ask for results without a name, nor send the rest of a plan."""
@@ -237,6 +282,19 @@ class Clients:
             node.session.failures_to_tell.append(told)
         elif node.state == states.DROPPED:
             self._graph.need(node)
+
+    def cut(self, session: Session) -> None:
+        """Its client has broken the protocol: no resuming. One with a name is there for whoever comes next."""
+        if session.name:
+            if session.link is not None:
+                self.peers.pop(session.link)
+            self._go_on_without(session)
+            self._release_unnamed(session)
+            session.token = b""
+            if self._graph.journal is not None:
+                self._graph.journal.append(SessionTaken(session.id, session.token, session.who))
+        else:
+            self.end(session)
 
     def end(self, session: Session) -> None:
         if session.link is not None:
@@ -273,6 +331,8 @@ class Clients:
                         self._tell_again(node)
             case RelayFetch():
                 if self._is_new(session, message.seq):
+                    if message.number > NUMBER_MASK:  # with the session's it would be the id of an object of another's
+                        raise ProtocolError(f"there is no task {message.number}")
                     object_id = task_id(session.id, message.number)
                     self._relays.ask(session, session.find(message.number), object_id)
             case CancelResults():
@@ -322,44 +382,50 @@ class Clients:
 
     def _on_submit(self, session: Session, message: SubmitChunk) -> None:
         chunk = message.chunk
-        if chunk.first != session.next_number or chunk.plan_first > chunk.first:
+        if chunk.first != session.next_number:
             raise ProtocolError(f"a plan chunk begins at {chunk.first}, not at {session.next_number}")
+        plan_first = session.plan_first if session.plan_open else chunk.first
+        if chunk.plan_first != plan_first:
+            raise ProtocolError(f"a chunk is of a plan that begins at {chunk.plan_first}, not at {plan_first}")
+        if chunk.first + len(chunk.flags) >= SERVER_MADE:
+            raise ProtocolError("the session has used up its task numbers")
+        names = {name: number for number, name in message.names}
+        named = dict(message.names)
+        if not len(names) == len(named) == len(message.names) or not session.names.keys().isdisjoint(names):
+            raise ProtocolError("a name is given twice, or a task has two")
+        if len(session.names) + len(names) > MAX_NAMED_RESULTS:
+            raise ProtocolError(f"more than {MAX_NAMED_RESULTS} results of a session have names")
         for number, name in message.names:
             row = number - chunk.first
             if not 0 <= row < len(chunk.flags) or not chunk.flags[row] & RESULT:
                 raise ProtocolError(f"the name {name!r} is given to task {number}, which is no result of its chunk")
-            if name in session.names or number in session.named:
-                raise ProtocolError(f"the name {name!r} is given twice, or task {number} has two")
-            session.names[name] = number
-            session.named[number] = name
         last = self._graph.add_chunk(session, chunk, self._kinds.find, None, message.seq, message.names)
+        session.names.update(names)
+        session.named.update(named)
         session.next_number = last.number + 1
+        session.plan_first = plan_first
         session.plan_open = chunk.more
-        if session.next_number >= SERVER_MADE:
-            raise ProtocolError("the session has used up its task numbers")
 
     def _on_release(self, session: Session, message: Release) -> None:
-        session.credit_bytes += message.credit_bytes
-        numbers = column(message.numbers, "Q")
-        if len(numbers) and self._graph.journal is not None:
+        nodes = _all_flagged(session, message.numbers, WANTED | CANCELLED)
+        if nodes is None:
+            raise ProtocolError("a task was released twice or never submitted")
+        session.credit_bytes = min(session.credit_bytes + message.credit_bytes, MAX_CREDIT_BYTES)
+        if nodes and self._graph.journal is not None:
             self._graph.journal.append(ResultsReleased(session.id, message.seq, message.numbers))
-        for number in numbers:
-            node = session.find(number)
-            if node is None or not node.flags & (WANTED | CANCELLED):
-                raise ProtocolError(f"task {number} was released twice or never submitted")
-            name = session.named.pop(number, None)
+        for node in nodes:
+            name = session.named.pop(node.number, None)
             if name is not None:
                 del session.names[name]
             self._graph.release(node)
 
     def _on_cancel(self, session: Session, message: CancelResults) -> None:
-        numbers = column(message.numbers, "Q")
+        nodes = _all_flagged(session, message.numbers, WANTED)
+        if nodes is None:
+            raise ProtocolError("a task was cancelled twice, or it is no result")
         if self._graph.journal is not None:
             self._graph.journal.append(ResultsCancelled(session.id, message.seq, message.numbers))
-        for number in numbers:
-            node = session.find(number)
-            if node is None or not node.flags & WANTED:
-                raise ProtocolError(f"task {number} was cancelled twice, or it is no result")
+        for node in nodes:
             self._graph.cancel(node)
 
     def _on_list(self, session: Session, link: int, message: ListSessions, is_new: bool) -> None:
@@ -372,11 +438,40 @@ class Clients:
                 self._outbox.send(ended.link, SessionRefused("the session was ended from outside"))
                 self._let_link_go(ended, "its session was ended from outside")
             self.end(ended)
-        infos = [_info(one) for one in self._graph.sessions.values() if one.name]
-        self._outbox.send(link, Sessions(message.seq, infos, ended is not None or not is_new))
+        if sum(one.link == link for one in self._questions) >= _MOST_QUESTIONS:
+            raise ProtocolError(f"more than {_MOST_QUESTIONS} questions wait for an answer")
+        self._questions.append(_Question(session, link, message.seq, ended is not None or not is_new))
+
+    def _answer(self) -> None:
+        """Say which sessions there are. Some bytes ask for some MiB, so only to who takes what it is sent."""
+        self._questions = [one for one in self._questions if one.session.link == one.link]
+        now = [one for one in self._questions if not one.session.full][:_ANSWERS_A_TURN]
+        if now:
+            infos = []
+            chars_left = _NAMES_CHARS
+            for session in [session for session in self._graph.sessions.values() if session.name]:
+                infos.append(_info(session, chars_left))
+                chars_left -= sum(map(len, infos[-1].names))
+            for one in now:
+                self._questions.remove(one)
+                self._outbox.send(one.link, Sessions(one.seq, infos, one.ended))
 
 
-def _info(session: Session) -> SessionInfo:
+def _all_flagged(session: Session, numbers: bytes, flags: int) -> list[Node] | None:
+    """These tasks (Q column); None where one of them stands there twice, is not there or has none of the flags."""
+    own = column(numbers, "Q").tolist()
+    nodes = [node for number in own if (node := session.find(number)) is not None and node.flags & flags]
+    return nodes if len(nodes) == len(set(own)) == len(own) else None
+
+
+def _info(session: Session, names_chars: int) -> SessionInfo:
+    """With the names of results as long as they have no more characters than these."""
     unfinished = sum([1 for node in session.nodes() if node.state in states.UNFINISHED])
     who = session.who if session.link is not None else ""
-    return SessionInfo(session.id, session.name, who, session.n_nodes, unfinished, sorted(session.names))
+    names = []
+    for name in sorted(session.names):
+        names_chars -= len(name)
+        if names_chars < 0:
+            break
+        names.append(name)
+    return SessionInfo(session.id, session.name, who, session.n_nodes, unfinished, names)

@@ -6,8 +6,10 @@ from collections import deque
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
+from loom.core.columns import is_plain_text
 from loom.core.kinds import WORKER_WINDOW_US
-from loom.limits import LIGHT_PROGRAMS
+from loom.errors import ProtocolError
+from loom.limits import LAST_PORT, LIGHT_PROGRAMS, MAX_EXTRA, MAX_EXTRAS, MAX_KINDS, MAX_LABEL_CHARS, MAX_TIME_LIMIT_MS
 from loom.messages import PeerAddress, RegisterWorker
 
 if TYPE_CHECKING:
@@ -16,6 +18,22 @@ if TYPE_CHECKING:
     from loom.core.session import Session
 
 LIGHT_WINDOW_TASKS: Final = 4096  # most light tasks ahead at one worker, however short
+
+
+def check_registration(register: RegisterWorker) -> None:
+    """ProtocolError where a worker says of itself what cannot be."""
+    if not register.name or not all(map(is_plain_text, (register.name, register.host, register.handover))):
+        raise ProtocolError(f"a worker calls itself {register.name!r:.100}, or has an address that is none")
+    if register.port > LAST_PORT or register.time_left_ms > MAX_TIME_LIMIT_MS:
+        raise ProtocolError(f"a worker has port {register.port}, and {register.time_left_ms} ms left")
+    names = {name for name, _ in register.extras}
+    if not len(names) == len(register.extras) <= MAX_EXTRAS:
+        raise ProtocolError("a worker names something that it has twice, or too many things")
+    for name, amount in register.extras:
+        if not name or len(name) > MAX_LABEL_CHARS or amount > MAX_EXTRA:
+            raise ProtocolError(f"a worker has {amount} {name!r:.100}")
+    if len(register.symbols) > MAX_KINDS:
+        raise ProtocolError(f"a worker has {len(register.symbols)} types of tasks")
 
 
 class Worker:

@@ -1,4 +1,4 @@
-"""Columns of numbers inside messages."""
+"""Columns of numbers inside messages, and what a peer may call itself."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Literal
 
 from loom.errors import ProtocolError
+from loom.limits import MAX_PEER_CHARS
 
 
 def column(data: bytes, code: Literal["H", "I", "Q"]) -> memoryview[int]:
@@ -19,3 +20,8 @@ def column(data: bytes, code: Literal["H", "I", "Q"]) -> memoryview[int]:
 
 def ids_column(ids: Iterable[int]) -> bytes:
     return array("Q", ids).tobytes()
+
+
+def is_plain_text(name: str) -> bool:
+    """Whether a peer may be called so, in logs and by others: bounded, and nothing that a terminal would obey."""
+    return len(name) <= MAX_PEER_CHARS and name.isprintable()

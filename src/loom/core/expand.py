@@ -15,7 +15,6 @@ from __future__ import annotations
 from array import array
 from collections import deque
 from itertools import accumulate, product
-from math import prod
 from typing import Final
 
 from msgspec.msgpack import Encoder
@@ -25,17 +24,18 @@ from loom.core.columns import ids_column
 from loom.core.graph import Graph
 from loom.core.kinds import Kind, Kinds
 from loom.core.node import ALIAS, COPIED, DYNAMIC, EXPANDED, GATHERED, REPEATS, MadeChunk, Node
-from loom.core.session import Failure
+from loom.core.session import Failure, Session
 from loom.core.tracing import plan_of
 from loom.errors import ProtocolError
 from loom.facts import TasksMade
 from loom.ids import NUMBER_BITS
-from loom.limits import MAX_COPIES, MAX_INPUTS
+from loom.limits import MAX_COPIES, MAX_INPUTS, MAX_MADE_TASKS
 from loom.messages import ARRAY_MAKE, DSLICE, GET, SLICE, GetConfig, SliceConfig
 from loom.resources import Request
 
 _PIECES_A_CPU: Final = 4  # of a dslice: enough to even out tasks that differ, and the contract
 _LIGHT: Final = Request()
+_MANY: Final = 1 << 62  # combinations: no more is multiplied
 _ALL_EARLIER: Final = 1 << NUMBER_BITS  # a plan number that every input is below
 
 _encode: Final = Encoder().encode
@@ -81,7 +81,7 @@ class Expander:
     def _try(self, node: Node) -> None:
         try:
             self._look(node)
-        except ProtocolError as error:  # there are no more numbers
+        except ProtocolError as error:  # there are too many already
             self._fail(node, str(error))
 
     def _look(self, node: Node) -> None:
@@ -102,9 +102,18 @@ class Expander:
         wanted = COPIED | DYNAMIC if node.flags & DYNAMIC else COPIED
         if not any(source.flags & EXPANDED and source.flags & wanted for source in node.inputs):
             return
+        own = _positional(node)
+        n_inputs = 0
+        for source in own:
+            n_inputs += len(source.input_numbers()) if source.flags & EXPANDED and source.flags & wanted else 1
+            if n_inputs > MAX_INPUTS:
+                self._fail(node, f"its inputs are copied, and it takes more than {MAX_INPUTS} of the copies")
+                return
+        over = [source for source in node.inputs if source.state not in states.UNFINISHED]
+        self._check_room(node.session, sum(len(source.input_numbers()) for source in over if source.flags & EXPANDED))
         parts: dict[Node, list[Node]] = {}
         inputs: list[Node] = []
-        for source in _positional(node):
+        for source in own:
             if not (source.flags & EXPANDED and source.flags & wanted):
                 inputs.append(source)
                 continue
@@ -135,10 +144,14 @@ class Expander:
         if node.kind.symbol == DSLICE:
             symbol = SLICE
             total = sum(lengths)
-            cuts = [_slices(length, self._n_cpus * _PIECES_A_CPU, total) for length in lengths]
+            n_pieces = min(self._n_cpus * _PIECES_A_CPU, MAX_COPIES // 2)
+            cuts = [_slices(length, n_pieces, total) for length in lengths]
             if not total:
                 cuts[0] = [SliceConfig(0, 0)]
             counts = list(map(len, cuts))
+            if sum(counts) > MAX_COPIES:
+                self._fail(node, f"{node.kind.symbol}: its inputs make {sum(counts)} pieces (limit {MAX_COPIES})")
+                return
             configs = [_encode(bounds) for of_one in cuts for bounds in of_one]
         else:
             symbol = GET
@@ -154,6 +167,7 @@ class Expander:
             configs = [_encode(GetConfig(i)) for length in lengths for i in range(length)]
         inputs = [[source] for source, pieces in zip(sources, counts, strict=True) for _ in range(pieces)]
         kind = self._kinds.find(symbol, node.kind.label, _LIGHT)
+        self._check_room(node.session, len(configs))
         self._expand(node, self._make(node, kind, configs, inputs))
 
     def _fail(self, node: Node, error: str) -> None:
@@ -165,11 +179,16 @@ class Expander:
         """Make the copies of a consumer all of whose dynamic inputs are expanded."""
         inputs = _positional(node)
         dynamic = [source for source in node.inputs if source.flags & DYNAMIC]
-        count = prod(len(source.inputs) for source in dynamic)
+        count = 1
+        for source in dynamic:
+            count *= len(source.inputs)
+            if count > _MANY:
+                break
         if count > MAX_COPIES or count * len(inputs) > MAX_INPUTS:
             error = f"its dynamic inputs have {count} combinations, and it is copied for each (limit {MAX_COPIES}"
             self._fail(node, f"{error}, and {MAX_INPUTS} inputs of all copies together)")
             return
+        self._check_room(node.session, count + sum(len(source.inputs) for source in dynamic))
         parts = {source: self._parts(source) for source in dynamic}
         in_order = [source for source in dict.fromkeys(inputs) if source in parts]
         own = []
@@ -178,6 +197,11 @@ class Expander:
             own.append([piece_of.get(source, source) for source in inputs])
         copies = self._make(node, node.kind, [node.config()] * count, own)
         self._expand(node, copies)
+
+    def _check_room(self, session: Session, count: int) -> None:
+        """ProtocolError where the server is not to make up to so many tasks more; before it has begun to."""
+        if session.n_made + count > MAX_MADE_TASKS or not session.has_numbers(count):
+            raise ProtocolError(f"it would be copied, but its session has too many copies (limit {MAX_MADE_TASKS})")
 
     # -- Both ---------------------------------------------------------------------------------------------------------
 

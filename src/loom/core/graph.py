@@ -40,10 +40,11 @@ from loom.core.node import (
     MadeChunk,
     Node,
 )
+from loom.core.plan_checks import check_shape, count_inputs
 from loom.core.session import Failure, Session, Tries
 from loom.errors import ProtocolError
 from loom.facts import AnyFact, PlanAdded, TaskBecame, TaskMarked, TasksFailed, TasksFinished
-from loom.limits import LINEAGE_BYTES, MAX_CHUNK_TASKS
+from loom.limits import LINEAGE_BYTES
 from loom.messages import CANCELLED_TEXT, RESULT, FailedResult, FinishedTask, PlanChunk
 from loom.resources import Request
 
@@ -81,22 +82,19 @@ class Graph:
         seq: int = 0,
         names: list[tuple[int, str]] | None = None,
     ) -> Node:
-        """Take a chunk in and return its last task; ProtocolError leaves the session unusable (its link is cut).
+        """Take a chunk in and return its last task; ProtocolError, before anything has changed, where it is no plan.
 
         `seq` and `names` are for the journal.
         """
         n_facts = len(self.journal) if self.journal is not None else 0
+        check_shape(plan)
         chunk = Chunk(plan, stands_for)
         rows = len(chunk)
-        if rows > MAX_CHUNK_TASKS:
-            raise ProtocolError(f"a plan chunk of {rows} tasks (limit {MAX_CHUNK_TASKS})")
         columns = [column(c, "H").tolist() for c in (plan.symbol_of, plan.label_of, plan.request_of)]
         columns.append(column(plan.rules_of, "H").tolist() if plan.rules_of else [0] * rows)
         rules = plan.rules if plan.rules_of else _NO_RULES
         consumers = column(plan.consumers, "I").tolist()
         flags = plan.flags
-        if {*map(len, columns), len(consumers), len(flags)} != {rows}:
-            raise ProtocolError("a plan chunk's columns differ in length")
         try:
             kinds = {
                 key: kind_of(
@@ -107,6 +105,7 @@ class Graph:
         except IndexError:
             raise ProtocolError("a plan chunk refers past one of its tables") from None
         ends, numbers = chunk.input_ends.tolist(), chunk.inputs.tolist()
+        count_inputs(session, plan, chunk, session.unborn if stands_for is None else {})
         session.chunks[chunk.first] = chunk
         session.enter_chunk(chunk)
         if any(kind.is_dynamic for kind in kinds.values()):
@@ -273,6 +272,7 @@ class Graph:
     def abandon_plan(self, session: Session) -> None:
         """The rest of a plan that was under way never comes; O(all tasks of the session)."""
         session.plan_open = False
+        session.unborn.clear()
         nodes = list(session.nodes())
         children: dict[Node, int] = {}
         for node in nodes:

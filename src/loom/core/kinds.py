@@ -7,6 +7,7 @@ measurements the estimate may fall to 1/(n + 1) of the window, which lets the nu
 
 from __future__ import annotations
 
+from collections.abc import Container
 from typing import Final
 
 from loom.errors import ProtocolError
@@ -115,9 +116,14 @@ def label_prefix(label: str) -> str:
 
 
 class Kinds:
-    """The table of all kinds; above MAX_KINDS tasks of one symbol and request share one whatever their label."""
+    """The table of all kinds; above MAX_KINDS tasks of one symbol and request share one whatever their label.
+
+    What no task has any more is forgotten when there are many.
+    """
 
     def __init__(self) -> None:
+        self._next_number = 0
+        self._many = 2 * MAX_KINDS
         self._kinds: dict[tuple[str, str, Request, int], Kind] = {}
         self._siblings: dict[tuple[str, str, Request], list[Kind]] = {}
 
@@ -134,8 +140,23 @@ class Kinds:
             if kind is not None:
                 return kind
         siblings = self._siblings.setdefault(key[:3], [])
-        kind = self._kinds[key] = Kind(len(self._kinds), symbol, key[1], request, key[3], siblings)
+        kind = self._kinds[key] = Kind(self._next_number, symbol, key[1], request, key[3], siblings)
+        self._next_number += 1
         return kind
+
+    @property
+    def are_many(self) -> bool:
+        """Whether it is worth looking which of them are still in use."""
+        return len(self._kinds) > self._many
+
+    def keep(self, used: Container[Kind]) -> set[int]:
+        """Forget all but these; returns the numbers of those that are left."""
+        self._kinds = {key: kind for key, kind in self._kinds.items() if kind in used}
+        self._siblings = {}
+        for key, kind in self._kinds.items():
+            self._siblings[key[:3]] = kind.siblings
+        self._many = 2 * max(MAX_KINDS, len(self._kinds))
+        return {kind.number for kind in self._kinds.values()}
 
 
 def _rounded_up(time_limit_ms: int) -> int:

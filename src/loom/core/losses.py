@@ -53,6 +53,17 @@ class Losses:
                 self._graph.object_gone(node)
                 self._recompute({node: []})
 
+    def lose_objects(self, nodes: list[Node]) -> None:
+        """These finished tasks' objects are to be made again, wherever they are held; O(all tasks), once."""
+        lost: dict[Node, list[Node]] = {}
+        for node in nodes:
+            for holder in node.holders():
+                self._graph.to_drop.append((holder, node.id))
+            self._graph.object_gone(node)
+            lost[node] = []
+        if lost:
+            self._recompute(lost)
+
     def _move_to_replica(self, node: Node) -> None:
         """The first holder is no more; another one takes its place."""
         assert node.replicas is not None

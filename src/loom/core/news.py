@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Final
 
 from loom.core import states
@@ -34,6 +33,8 @@ from loom.messages import (
 
 _RESULTS_A_MESSAGE: Final = 4096
 _MESSAGE_BYTES: Final = 16 * MIB  # of what varies in one message; a frame takes four times that
+_OBJECTS_A_MESSAGE: Final = 16_384  # besides a task's own inputs: some MiB at most
+_FAILURE_CHARS: Final = 64  # what the failure of a result takes besides its texts
 _ID_BYTES: Final = 9  # of an id as it travels
 
 
@@ -70,14 +71,14 @@ def assign_tasks(worker: Worker, nodes: list[Node], outbox: Outbox) -> None:
     for position, node in enumerate(nodes):
         size_bytes += node.config_size() + _ID_BYTES * len(node.inputs)
         if size_bytes > _MESSAGE_BYTES and position > start:
-            outbox.send(worker.link, _run_tasks(worker, nodes[start:position]))
+            _send_tasks(worker, nodes[start:position], outbox)
             start = position
             size_bytes = node.config_size()
-    outbox.send(worker.link, _run_tasks(worker, nodes[start:] if start else nodes))
+    _send_tasks(worker, nodes[start:] if start else nodes, outbox)
 
 
-def _run_tasks(worker: Worker, nodes: list[Node]) -> RunTasks:
-    """The message that assigns `nodes` to `worker`, with all it has not been told yet."""
+def _send_tasks(worker: Worker, nodes: list[Node], outbox: Outbox) -> None:
+    """Assign `nodes` to `worker`, with all it has not been told yet."""
     kinds: list[TaskKind] = []
     peers: list[PeerAddress] = []
     missing: dict[int, ObjectAt] = {}
@@ -102,7 +103,12 @@ def _run_tasks(worker: Worker, nodes: list[Node]) -> RunTasks:
         number = base | node.number
         limit_ms = node.rules().time_limit_ms if kind.time_limit_ms else 0
         tasks.append(RunTask(number, node.attempt, kind.number, flags, limit_ms, node.n_pending, node.config(), ids))
-    return RunTasks(kinds, peers, list(missing.values()), tasks)
+    objects = list(missing.values())
+    while len(objects) > _OBJECTS_A_MESSAGE:  # an object takes more than an input; they may come before their tasks
+        outbox.send(worker.link, RunTasks([], peers, objects[-_OBJECTS_A_MESSAGE:], []))
+        del objects[-_OBJECTS_A_MESSAGE:]
+        peers = []
+    outbox.send(worker.link, RunTasks(kinds, peers, objects, tasks))
 
 
 def object_at(node: Node, workers: list[int]) -> ObjectAt:
@@ -111,20 +117,21 @@ def object_at(node: Node, workers: list[int]) -> ObjectAt:
     return ObjectAt(node.id, node.attempt, node.size_bytes, length, workers)
 
 
-def tell_client(session: Session, outbox: Outbox) -> None:
-    """Tell a session's client which results are finished and which have failed, if it can be told now."""
+def tell_client(session: Session, outbox: Outbox) -> bool:
+    """Tell a session's client which results are finished and which have failed, if it can be told now.
+
+    True where there is more to tell at once, in another turn.
+    """
     link = session.link
     if link is None or session.full:
-        return
+        return False
     if session.failures_to_tell:
-        wanted = [f for f in session.failures_to_tell if _is_wanted(session, f.number)]
-        session.failures_to_tell = []
-        for some in _by_size(wanted):
-            outbox.send(link, ResultsFailed(some))
+        _tell_failures(session, link, outbox)
     if session.results_to_tell:
         news, session.results_to_tell = session.results_to_tell, []
         for start in range(0, len(news), _RESULTS_A_MESSAGE):
             _tell_results(session, link, news[start : start + _RESULTS_A_MESSAGE], outbox)
+    return bool(session.failures_to_tell)
 
 
 def _tell_results(session: Session, link: int, news: list[tuple[Node, bytes | None]], outbox: Outbox) -> None:
@@ -147,18 +154,20 @@ def _tell_results(session: Session, link: int, news: list[tuple[Node, bytes | No
         outbox.send(link, ResultsReady(results, peers))
 
 
-def _by_size(failed: list[FailedResult]) -> Iterator[list[FailedResult]]:
-    """Stretches whose texts fit a frame: dependents repeat the text of what they depend on."""
-    some: list[FailedResult] = []
-    size_chars = 0
-    for result in failed:
-        size_chars += len(result.error)
-        if some and size_chars > _MESSAGE_BYTES // 4:  # a character takes up to four bytes
-            yield some
-            some, size_chars = [], len(result.error)
-        some.append(result)
-    if some:
-        yield some
+def _tell_failures(session: Session, link: int, outbox: Outbox) -> None:
+    """As many as fit a message: dependents repeat the text of what they depend on, so that all can take GiB."""
+    told: dict[int, FailedResult] = {}
+    size_chars = n_seen = 0
+    for failed in session.failures_to_tell:
+        if size_chars > _MESSAGE_BYTES // 4:  # a character takes up to four bytes
+            break
+        n_seen += 1
+        if failed.number not in told and _is_wanted(session, failed.number):
+            told[failed.number] = failed
+            size_chars += len(failed.error) + len(failed.worker) + _FAILURE_CHARS
+    del session.failures_to_tell[:n_seen]
+    if told:
+        outbox.send(link, ResultsFailed(list(told.values())))
 
 
 def _is_wanted(session: Session, number: int) -> bool:

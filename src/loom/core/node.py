@@ -98,6 +98,10 @@ class Chunk:
     def __len__(self) -> int:
         return len(self.levels)
 
+    def is_target(self, number: int) -> bool:
+        """Whether it is the task that another one was redirected to."""
+        return self.stands_for is not None and number == self.first + len(self.levels) - 1
+
     def rules(self, row: int) -> Rules:
         return NO_RULES if self._rules_of is None else self._rules[self._rules_of[row]]
 

@@ -17,13 +17,14 @@ from loom.core.graph import Graph, finished_fact
 from loom.core.kinds import Kind, Kinds
 from loom.core.leaving import Leaving
 from loom.core.losses import Losses
-from loom.core.node import CUT, RECALLED, WRITING, Node
+from loom.core.node import CUT, RECALLED, WRITING, Chunk, Node
+from loom.core.plan_checks import check_shape
 from loom.core.relays import Relays
 from loom.core.schedule import Scheduler
 from loom.core.session import Failure
 from loom.errors import ProtocolError
 from loom.ids import SERVER_MADE, number_of, session_of
-from loom.limits import MAX_ERROR_CHARS
+from loom.limits import INLINE_RESULT_BYTES, MAX_DURATION_US, MAX_ERROR_CHARS
 from loom.messages import (
     SAME,
     CheckpointWritten,
@@ -135,7 +136,9 @@ class Reports:
                 continue
             if node.n_unmet and not node.flags & RECALLED:
                 raise ProtocolError(f"task {done.task} finished before its inputs")
-            node.kind.durations.add(done.duration_us)
+            if done.packed is not None and len(done.packed) > INLINE_RESULT_BYTES:
+                raise ProtocolError(f"the result of task {done.task} came with {len(done.packed)} bytes")
+            node.kind.durations.add(min(done.duration_us, MAX_DURATION_US))
             measured[node.kind] = None
             finish(node, done.size_bytes, done.length, done.packed)
             if made is not None:
@@ -154,6 +157,7 @@ class Reports:
         if node is None:
             return
         try:
+            check_shape(message.chunk)
             chunk = _renumber(message.chunk, node.session.take_numbers(len(message.chunk.flags)), node)
             self._graph.redirect(node, chunk, self._kinds.find, self._alias)
         except ProtocolError as error:  # the plan comes from the task: it fails, and not its worker
@@ -208,11 +212,13 @@ class Reports:
         doubts[node.number] = doubts.get(node.number, 0) + 1
         if doubts[node.number] == _PATIENCE_ATTEMPTS:
             del doubts[node.number]
-            for source in node.inputs:
-                if source.state == states.FINISHED and worker not in source.holders() and not source.flags & CUT:
-                    for holder in source.holders():
-                        self._losses.lose_replica(source, holder)
-                        self._graph.to_drop.append((holder, source.id))
+            self._losses.lose_objects(
+                [
+                    s
+                    for s in node.inputs
+                    if s.state == states.FINISHED and worker not in s.holders() and not s.flags & CUT
+                ]
+            )
 
 
 def _renumber(plan: PlanChunk, base: int, node: Node) -> PlanChunk:
@@ -220,9 +226,10 @@ def _renumber(plan: PlanChunk, base: int, node: Node) -> PlanChunk:
     if plan.first != SERVER_MADE:
         raise ProtocolError("a redirection's plan is numbered wrongly")
     own = node.input_numbers()
-    inputs = column(plan.inputs, "Q").tolist()
+    chunk = Chunk(plan, node.number)
+    inputs = chunk.inputs.tolist()
     start = 0
-    for row, end in enumerate(column(plan.input_ends, "I")):
+    for row, end in enumerate(chunk.input_ends):
         if max(inputs[start:end], default=0) >= SERVER_MADE + row:
             raise ProtocolError("a redirection's plan is not in topological order")
         start = end

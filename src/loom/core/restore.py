@@ -46,6 +46,7 @@ def restore_session(graph: Graph, past: PastSession, kind_of: KindOf, incarnatio
     session.next_number = past.next_number
     session.starts = [*past.starts, (incarnation, past.next_number)]
     session.plan_open = past.plan_open
+    session.plan_first = past.plan_first
     graph.sessions[session.id] = session
     _Restoring(graph, session, past, kind_of, holder).run()
     session.names = {name: number for name, number in past.names.items() if session.find(number) is not None}
@@ -73,6 +74,7 @@ class _Restoring:
             self._change(became)
         nodes = list(session.nodes())
         nodes.sort(key=lambda node: node.number)
+        session.unborn = {number: count for number, count in self._unborn.items() if count > 0}
         missing = [node for node in nodes if not self._connect(node)]
         for node in nodes:
             self._set_state(node)

@@ -28,6 +28,7 @@ _NOTHING: Final = -1 << 64  # below every rank
 _LOOK_PAST: Final = 32  # tasks of a line that are looked at for one that can run where the first one cannot
 _ASK_AGAIN_S: Final = 0.005  # pause before asking a worker for work again, doubled each time it had none
 _ASK_AGAIN_MAX_S: Final = 0.2
+_MOST_DOUBLED: Final = 6
 _WORTH_MOVING_US: Final = 1_000  # a backlog shorter than this is gone before the answer comes
 _RATHER_WAIT_BYTES: Final = 1 << 20  # a task waits for a core where so much of an input is, even if others are idle
 
@@ -422,8 +423,10 @@ class Scheduler:
 
         What it gave may well be placed there again, next to its inputs: there is a pause in any case.
         """
+        if not worker.asked:  # on its last link
+            return
         worker.asked = False
-        worker.nothing_to_give = 0 if n_given else worker.nothing_to_give + 1
+        worker.nothing_to_give = 0 if n_given else min(worker.nothing_to_give + 1, _MOST_DOUBLED)
         worker.ask_after = now + min(_ASK_AGAIN_S * 2**worker.nothing_to_give, _ASK_AGAIN_MAX_S)
 
 

@@ -14,7 +14,7 @@ from typing import Final
 from loom import __version__
 from loom.core.attaching import Attaching
 from loom.core.clients import Clients
-from loom.core.cluster import Worker
+from loom.core.cluster import Worker, check_registration
 from loom.core.crashes import Blame, Crashes
 from loom.core.events import (
     CloseLink,
@@ -55,13 +55,17 @@ from loom.messages import GiveBack, Message, OpenSession, RegisterWorker, Resume
 _ALONE_S: Final = 5.0  # workers that were just started are on their way
 
 
+def _no_ticket(_session: int) -> bytes:
+    return b""
+
+
 class ServerCore:
     """`incarnation` must be higher than that of any earlier server whose workers or clients may still be there.
 
     `silence_s`: how long workers may be silent; the shell watches that. `crash_limit`: of workers that may be lost with
     one task, 0 for no limit. `lineage_bytes`: of specs of tasks that are over. `past`: what the journal says, empty for
     a new one; `server` names it, and that of a new one. Without it nothing is written down. `reattach_s`: how long the
-    workers that are in it are waited for.
+    workers that are in it are waited for. `ticket_of` makes what proves a session to workers.
     """
 
     def __init__(
@@ -73,6 +77,7 @@ class ServerCore:
         server: int = 0,
         past: Past | None = None,
         reattach_s: float = REATTACH_S,
+        ticket_of: Callable[[int], bytes] = _no_ticket,
     ) -> None:
         self.incarnation = incarnation
         self._server = server
@@ -102,9 +107,11 @@ class ServerCore:
             self._tracing,
             incarnation,
             self.stats,
+            ticket_of,
         )
         self.peers = self.clients.peers
         self._alone_at: float | None = None  # when to say that tasks wait and there is no worker
+        self.untold = False  # a client is to be told more than goes into one turn
         self._next_worker = 1
         self._effects: list[ServerEffect] = []
         self._now = 0.0
@@ -157,8 +164,17 @@ class ServerCore:
             self.graph.journal = []
         return effects
 
+    def _forget_kinds(self) -> None:
+        """Those that no task has; O(all tasks), each time that there are twice as many."""
+        used = {node.kind for session in self.graph.sessions.values() for node in session.nodes()}
+        left = self._kinds.keep(used)
+        for worker in self.workers.values():
+            worker.kinds_told &= left
+
     def _go_on(self, now: float) -> None:
         """Draw the conclusions from what has happened."""
+        if self._kinds.are_many:
+            self._forget_kinds()
         if self.graph.to_expand:
             self._expander.run(sum(w.cpus for w in self.workers.values()))
         self.scheduler.fail_unknown()
@@ -170,8 +186,9 @@ class ServerCore:
             self._effects.append(DisksFull())
         self._look_for_workers()
         self._assign()
+        self.untold = False
         for session in self.graph.sessions.values():
-            tell_client(session, self.outbox)
+            self.untold |= tell_client(session, self.outbox)
 
     def _begin_to_settle(self) -> None:
         """The server has just started again: clients and workers come back."""
@@ -193,6 +210,7 @@ class ServerCore:
             self.scheduler.ask_again_at,
             self._alone_at,
             self.attaching.settle_at,
+            self._now if self.untold else None,
         )
         return min([at for at in deadlines if at is not None and at < math.inf], default=None)
 
@@ -235,10 +253,11 @@ class ServerCore:
                 self._cut(link, str(error))
 
     def _cut(self, link: int, reason: str) -> None:
+        """A peer has broken the protocol; what it has said before stays, as it was checked."""
         self._effects.append(CloseLink(link, reason, at_fault=True))
         peer = self.peers.get(link)
         if isinstance(peer, Session):
-            self.clients.end(peer)  # what it said cannot be trusted: no resuming
+            self.clients.cut(peer)
         else:
             self._on_link_down(link)
 
@@ -275,6 +294,7 @@ class ServerCore:
     # -- Workers ------------------------------------------------------------------------------------------------------
 
     def _register_worker(self, link: int, message: RegisterWorker) -> None:
+        check_registration(message)
         worker = Worker(self._next_worker, link, message, self._now)
         self._next_worker += 1
         self.workers[worker.id] = worker
@@ -291,13 +311,15 @@ class ServerCore:
         self._tracing.on_worker(worker, self.outbox)
         self._effects.append(WorkerCame(link, worker.name, worker.cpus))
         if server == self._server and incarnation == self.incarnation:
-            self._come_back(before)
+            self._come_back(before, worker.name)
         if keeps:
             self.attaching.begin(worker)
 
-    def _come_back(self, before: int) -> None:
+    def _come_back(self, before: int, name: str) -> None:
         """A worker that registers has been `before`, on a link that nobody has missed yet or that was given up."""
         old = self.workers.get(before)
+        if old is not None and old.name != name:
+            return  # nobody ends the link of another one
         if old is not None:
             self._effects.append(CloseLink(old.link, "its worker has come back on another link"))
             self.peers.pop(old.link)

@@ -61,6 +61,7 @@ class Session:
         "id",
         "lengths",
         "link",
+        "n_made",
         "n_nodes",
         "name",
         "named",
@@ -70,6 +71,7 @@ class Session:
         "on_trial",
         "passed_over",
         "peers_told",
+        "plan_first",
         "plan_open",
         "ready",
         "results_to_tell",
@@ -78,6 +80,7 @@ class Session:
         "token",
         "tries",
         "unacked",
+        "unborn",
         "unmet_said",
         "used_us",
         "who",
@@ -105,9 +108,12 @@ class Session:
         self.passed_over: dict[QueueKey, float] = {}  # since when no worker has had room for what is first there
         self.unmet_said: set[QueueKey] = set()  # requests that no worker could meet, of which was told
         self.n_nodes = 0
+        self.n_made = 0  # of them, those that the server numbers
         self.has_dynamic = False  # some task is or was dynamic
         self.has_priorities = False  # some task has or had one
+        self.plan_first = 0  # where its last plan begins
         self.plan_open = False  # chunks of its last plan are still to come
+        self.unborn: dict[int, int] = {}  # consumers in these, by number of the task that they take
         self.chunks: dict[int, Chunk] = {}  # those of plans, oldest first, by their first number
         self.spec_bytes = 0  # of the chunks that tasks refer to
         self.tries: dict[int, Tries] = {}  # of tasks that have failed and are run again
@@ -149,6 +155,8 @@ class Session:
         page[node.number & _ROW_MASK] = node
         self._live[key] += 1
         self.n_nodes += 1
+        if node.number >= SERVER_MADE:
+            self.n_made += 1
 
     def remove(self, node: Node) -> None:
         if self.tries or self.crashes or self.doubts:
@@ -156,6 +164,8 @@ class Session:
         self.leave_chunk(node)
         key = node.number >> _PAGE_BITS
         self.n_nodes -= 1
+        if node.number >= SERVER_MADE:
+            self.n_made -= 1
         self._live[key] -= 1
         if self._live[key]:
             self._pages[key][node.number & _ROW_MASK] = None
@@ -199,10 +209,14 @@ class Session:
             queue = self.ready[key] = ReadyQueue()
         queue.push(node)
 
+    def has_numbers(self, count: int) -> bool:
+        """Whether there are so many for tasks that the server makes."""
+        return self.next_server_made + count <= self._server_made_end
+
     def take_numbers(self, count: int) -> int:
         """Numbers for tasks that the server makes, from the one returned on. ProtocolError where there are no more."""
         first = self.next_server_made
-        if first + count > self._server_made_end:
+        if not self.has_numbers(count):
             raise ProtocolError("the session has used up the numbers for tasks that the server makes")
         self.next_server_made = first + count
         return first

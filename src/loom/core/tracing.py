@@ -28,7 +28,7 @@ class Tracing:
         self._moved = False
 
     def start(self, session: Session, path: bytes, workers: Iterable[Worker], outbox: Outbox) -> None:
-        if not path or len(path) > MAX_PATH_BYTES:
+        if not path.startswith(b"/") or b"\0" in path or len(path) > MAX_PATH_BYTES:
             raise ProtocolError(f"a trace cannot go to {path!r:.100}")
         workers = list(workers)
         self._session = session

@@ -29,6 +29,7 @@ from loom.core.worker_events import (
     Fetched,
     FetchFailed,
     FromServer,
+    HangUp,
     NotInline,
     NotRun,
     NotSent,
@@ -131,8 +132,7 @@ class WorkerCore:
                     for done in event.tasks:
                         self._on_done(done)
                 case FromServer():
-                    for message in event.messages:
-                        self._on_server_message(message)
+                    self._on_server_messages(event.messages)
                 case Fetched():
                     self._on_fetched(event.object, event.size_bytes)
                 case FetchFailed():
@@ -216,6 +216,13 @@ class WorkerCore:
         return effects
 
     # -- What the server says -----------------------------------------------------------------------------------------
+
+    def _on_server_messages(self, messages: list[Message]) -> None:
+        try:
+            for message in messages:
+                self._on_server_message(message)
+        except ProtocolError as error:
+            self._effects.append(HangUp(str(error)))
 
     def _on_server_message(self, message: Message) -> None:
         match message:

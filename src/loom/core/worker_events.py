@@ -219,6 +219,12 @@ class Stop(Struct, gc=False):
     """Leave."""
 
 
+class HangUp(Struct, gc=False):
+    """Cut the link to the server, which has said what it must not say."""
+
+    reason: str
+
+
 WorkerEffect = (
     ToServer
     | Fetch
@@ -235,4 +241,5 @@ WorkerEffect = (
     | SaveObject
     | StartTrace
     | Stop
+    | HangUp
 )

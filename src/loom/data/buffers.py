@@ -7,6 +7,7 @@ not know what the bytes mean.
 import errno
 import mmap
 import os
+import stat
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
@@ -78,21 +79,21 @@ class StoredFile:
         self.owned = False
 
     def open(self) -> int:
-        """A new read-only descriptor; the caller closes it."""
+        """A new read-only descriptor; the caller closes it. OSError, at once, where something else is in its place."""
         while True:
             path = self.path
             try:
-                return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                return _open_regular(path)
             except FileNotFoundError:
                 if path == self.path:  # else it has just been moved
                     raise
 
-    def link(self, target: bytes) -> None:
-        """Give the file another name. OSError where the file systems do not allow it."""
+    def link(self, target: bytes, folder: int) -> None:
+        """Give the file another name, in an open folder. OSError where the file systems do not allow it."""
         while True:
             path = self.path
             try:
-                os.link(path, target)
+                os.link(path, target, dst_dir_fd=folder, follow_symlinks=False)
                 return
             except FileNotFoundError:
                 if path == self.path:
@@ -260,6 +261,15 @@ def _copy_file_segment(fd: int, segment: FileSegment) -> None:
             left -= copied
     finally:
         os.close(source)
+
+
+def _open_regular(path: str) -> int:
+    """Files that users name may be replaced: by a FIFO, which would hold up an open that waits, or a device."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a regular file", path)
+    return descriptor
 
 
 def _map(file: StoredFile) -> memoryview:

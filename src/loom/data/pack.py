@@ -253,6 +253,8 @@ def _build(node: _Node, payload: list[list[Segment]], built: list[DataObject]) -
         case _PlainNode():
             return Plain(payload[0])
         case _FileNode():
+            if not node.path.startswith(b"/") or b"\0" in node.path:
+                raise ValueError("a file object without an absolute path")
             return FileObject(node.path, node.size)
         case _IndexNode():
             data = built.pop() if built else None

@@ -173,7 +173,7 @@ def _copy_out(segments: list[Segment], outputs: OutputFiles, parts: list[ResultP
     if not segments:
         return
     size = total_size(segments)
-    fd = os.open(outputs.main(size), os.O_WRONLY | os.O_CLOEXEC)
+    fd = os.open(outputs.main(size), os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         offset = os.lseek(fd, 0, os.SEEK_END)
         write_segments(fd, segments)

@@ -11,6 +11,7 @@ import socket
 import sys
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Final
 
 from msgspec.msgpack import Decoder
@@ -348,13 +349,20 @@ class ExecutorProcess:
         """What the process had written for results that it did not live to publish."""
         for directory, prefix in map(os.path.split, filter(None, self._file_prefixes())):
             for name in os.listdir(directory):
-                if name.startswith(prefix) and _file_number(name) > self._files_delivered:
-                    os.unlink(f"{directory}/{name}")
+                if name.startswith(prefix) and _is_after(name, self._files_delivered):
+                    with suppress(OSError):  # a function may have made a folder of that name
+                        os.unlink(f"{directory}/{name}")
 
 
 def _file_number(path: str) -> int:
     """Number of an output file `<prefix><number>`."""
     return int(path.rpartition("-")[2])
+
+
+def _is_after(name: str, number: int) -> bool:
+    """Whether it is an output file with a higher number; a function may have made others with such names."""
+    digits = name.rpartition("-")[2]
+    return digits.isascii() and digits.isdigit() and int(digits) > number
 
 
 def _close_all(fds: list[int]) -> None:

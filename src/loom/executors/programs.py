@@ -33,7 +33,7 @@ _FileAction: TypeAlias = tuple[int, int, bytes, int, int] | tuple[int, int, int]
 
 # What Python ignores must not be ignored in the programs it starts: `yes | head` would never end.
 _DEFAULT_SIGNALS: Final = (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT)
-_CAPTURE: Final = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+_CAPTURE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL
 _FILE_ACTIONS: Final[list[_FileAction]] = [
     (os.POSIX_SPAWN_OPEN, 1, STDOUT_FILE, _CAPTURE, 0o600),
     (os.POSIX_SPAWN_OPEN, 2, STDERR_FILE, _CAPTURE, 0o600),
@@ -219,7 +219,7 @@ class ProgramRunner:
             if any(b"\0" in argument for argument in arguments):
                 raise TaskError("An argument of the program has a zero byte in it")
             first: _FileAction = _NO_STDIN if stdin is None else (os.POSIX_SPAWN_DUP2, stdin, 0)
-            return _spawn_in(directory.path, arguments, environment, [first, *_FILE_ACTIONS])
+            return _spawn_in(directory.descriptor, arguments, environment, [first, *_FILE_ACTIONS])
         finally:
             if stdin is not None:
                 os.close(stdin)
@@ -272,9 +272,9 @@ def _nothing() -> None:
 
 
 def _spawn_in(
-    path: bytes, arguments: list[bytes], environment: dict[bytes, bytes], file_actions: list[_FileAction]
+    folder: int, arguments: list[bytes], environment: dict[bytes, bytes], file_actions: list[_FileAction]
 ) -> int:
-    os.chdir(path)
+    os.fchdir(folder)
     try:
         return os.posix_spawnp(
             arguments[0],

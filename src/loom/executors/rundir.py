@@ -1,12 +1,12 @@
 """The directory of one run of a program: what is put there before, what is taken from there after.
 
-The program may leave anything there, links out of it too. So nothing that it left is followed or trusted: outputs are
-regular files reached without passing a link.
+The program may leave anything there, links out of it too, and so may others that this user runs. So nothing that is
+left is followed or trusted: the directory is the one that was opened when it was made, and everything in it is reached
+from there, without passing a link. Outputs are regular files.
 """
 
 import errno
 import os
-import shutil
 import stat
 from contextlib import suppress
 from typing import Final, NamedTuple
@@ -16,13 +16,14 @@ from loom.data.buffers import FileSegment, StoredFile, write_segments
 from loom.data.file import FileObject
 from loom.data.plain import Plain
 from loom.data.space import has_room, is_full, space_text
+from loom.executors.removal import empty_folder
 from loom.limits import SMALL_OBJECT_BYTES
 from loom.tasktypes.run import STDERR_FILE, STDOUT_FILE
 
 _NEW_FILE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-# A FIFO without a writer would hold up an open that waits.
-_LEFT_FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-_LEFT_FOLDER: Final = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_NEW_FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_LEFT: Final = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC  # to look at it does nothing to a FIFO or a device
+_LEFT_FOLDER: Final = _LEFT | os.O_DIRECTORY
 
 _NO_LINK: Final = frozenset((errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP))
 
@@ -47,19 +48,33 @@ class RunDirectory:
         self._output_prefix = f"{base_dir}/p{number}-"
         self._outputs = 0
         self._linked: list[_LinkedInput] = []
-        os.mkdir(self.path, 0o700)
+        try:
+            os.mkdir(self.path, 0o700)
+        except FileExistsError:  # some other program has put something there
+            self.path += b"-" + os.urandom(8).hex().encode()
+            os.mkdir(self.path, 0o700)
+        try:
+            self.descriptor = os.open(self.path, _NEW_FOLDER)
+        except OSError:
+            os.rmdir(self.path)
+            raise
 
     def place(self, position: int, name: bytes, value: DObject) -> None:
         """Make an input appear under a name that has been validated; linked where it is one whole file."""
-        path = self._inside(name)
-        if b"/" in name:
-            os.makedirs(os.path.dirname(path), exist_ok=True)
         stored = _whole_file(value)
-        if isinstance(value, FileObject):
-            os.symlink(value.path, path)
-        elif stored is None or not _link(stored, path):
-            self._write(path, value)
-            return
+        folder, last = self._folder_of(name, make=True)
+        try:
+            if isinstance(value, FileObject):
+                os.symlink(value.path, last, dir_fd=folder)
+            elif stored is None or not _link(stored, last, folder):
+                descriptor = os.open(last, _NEW_FILE, 0o600, dir_fd=folder)
+                try:
+                    write_segments(descriptor, value.segments())
+                finally:
+                    os.close(descriptor)
+                return
+        finally:
+            os.close(folder)
         if stored is not None:
             self._watch(position, stored)
 
@@ -70,12 +85,13 @@ class RunDirectory:
             self._watch(position, stored)  # it can be opened for writing as /dev/stdin
             return stored.open()
         path = self.path + b"+in"  # beside the directory, where every name is the user's
+        descriptor = os.open(path, _NEW_FILE, 0o600)
         try:
-            self._write(path, value)
-            return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            os.unlink(path)
+            write_segments(descriptor, value.segments())
+            return os.open(f"/proc/self/fd/{descriptor}", os.O_RDONLY | os.O_CLOEXEC)
         finally:
-            with suppress(FileNotFoundError):
-                os.unlink(path)
+            os.close(descriptor)
 
     def _watch(self, position: int, stored: StoredFile) -> None:
         """The program has this very file, which stays where it is until the directory is removed."""
@@ -83,15 +99,22 @@ class RunDirectory:
         stored.users += 1
         self._linked.append(_LinkedInput(position, stored, found.st_size, found.st_mtime_ns))
 
-    def _inside(self, name: bytes) -> bytes:
-        return b"%b/%b" % (self.path, name)
-
-    def _write(self, path: bytes, value: DObject) -> None:
-        fd = os.open(path, _NEW_FILE, 0o600)
+    def _folder_of(self, name: bytes, make: bool = False) -> tuple[int, bytes]:
+        """The folder that a name is in, open and the caller's to close, and the name there. OSError at a link."""
+        *folders, last = name.split(b"/")
+        at = os.dup(self.descriptor)
         try:
-            write_segments(fd, value.segments())
-        finally:
-            os.close(fd)
+            for folder in folders:
+                if make:
+                    with suppress(FileExistsError):
+                        os.mkdir(folder, 0o700, dir_fd=at)
+                inner = os.open(folder, _LEFT_FOLDER, dir_fd=at)
+                os.close(at)
+                at = inner
+        except BaseException:
+            os.close(at)
+            raise
+        return at, last
 
     def changed_inputs(self) -> list[int]:
         """Positions of inputs whose files, given to the program as they are, are not what they were."""
@@ -104,27 +127,36 @@ class RunDirectory:
         fd = self._open_left(name)
         try:
             found = os.fstat(fd)
-            if not stat.S_ISREG(found.st_mode):
-                raise BadOutput(f"Output {_shown(name)} is not a regular file")
             if found.st_size <= SMALL_OBJECT_BYTES:
                 return Plain(_read_whole(fd, found.st_size))
             self._outputs += 1
             path = f"{self._output_prefix}{self._outputs}"
             stored = StoredFile(path, found.st_size)
-            if found.st_nlink == 1:
-                os.rename(self._inside(name), path)
-            else:  # known under another name too, under which it could be changed
+            if found.st_nlink == 1 and found.st_uid == os.geteuid():
+                self._move(name, found, path)
+                os.fchmod(fd, 0o600)
+            else:  # known under another name too, or another user's: it could be changed
                 _copy(fd, path)
             return Plain(FileSegment(stored, 0, found.st_size))
         finally:
             os.close(fd)
+
+    def _move(self, name: bytes, expected: os.stat_result, path: str) -> None:
+        """Out of the directory, unless another file has got its name since it was looked at."""
+        folder, last = self._folder_of(name)
+        try:
+            os.rename(last, path, src_dir_fd=folder)
+        finally:
+            os.close(folder)
+        if not os.path.samestat(os.stat(path, follow_symlinks=False), expected):
+            raise BadOutput(f"Output {_shown(name)} was replaced while it was taken")
 
     def _is_empty(self, name: bytes) -> bool:
         """Whether a look from outside shows an empty regular file, as so many programs leave for their output."""
         if b"/" in name:
             return False
         try:
-            found = os.lstat(self._inside(name))
+            found = os.stat(name, dir_fd=self.descriptor, follow_symlinks=False)
         except OSError:  # opening it gives the reason
             return False
         return stat.S_ISREG(found.st_mode) and not found.st_size
@@ -149,40 +181,44 @@ class RunDirectory:
         return f"{error}\n{space_text(self._base_dir)}" if is_reason else str(error)
 
     def _open_left(self, name: bytes) -> int:
-        """Open what the program left, passing no link on the way."""
-        *folders, last = name.split(b"/")
-        at = None
+        """Open a regular file that the program left, passing no link on the way. Raises BadOutput."""
         try:
-            for folder in folders:
-                inner = os.open(folder if at is not None else self._inside(folder), _LEFT_FOLDER, dir_fd=at)
-                if at is not None:
-                    os.close(at)
-                at = inner
-            return os.open(last if at is not None else self._inside(last), _LEFT_FILE, dir_fd=at)
+            folder, last = self._folder_of(name)
+            try:
+                found = os.open(last, _LEFT, dir_fd=folder)
+            finally:
+                os.close(folder)
+            try:
+                mode = os.fstat(found).st_mode
+                if stat.S_ISLNK(mode):
+                    raise BadOutput(f"Output {_shown(name)} cannot be taken, it must be a regular file: it is a link")
+                if not stat.S_ISREG(mode):
+                    raise BadOutput(f"Output {_shown(name)} is not a regular file")
+                return os.open(f"/proc/self/fd/{found}", os.O_RDONLY | os.O_CLOEXEC)  # this very file
+            finally:
+                os.close(found)
         except FileNotFoundError:
             raise BadOutput(f"The program did not make its output {_shown(name)}") from None
         except OSError as error:
             raise BadOutput(
                 f"Output {_shown(name)} cannot be taken, it must be a regular file: {error.strerror}"
             ) from None
-        finally:
-            if at is not None:
-                os.close(at)
 
     def remove(self) -> None:
         """Remove the directory, whatever is in it (OSError where the system does not let it go)."""
         while self._linked:
             self._linked.pop().file.users -= 1
-        try:  # most programs leave nothing else, and this is cheaper than to look
-            os.unlink(self._inside(STDOUT_FILE))
-            os.unlink(self._inside(STDERR_FILE))
-            os.rmdir(self.path)
-        except OSError:
-            try:
-                shutil.rmtree(self.path)
-            except PermissionError:
-                _make_removable(self.path)
-                shutil.rmtree(self.path)
+        try:
+            try:  # most programs leave nothing else, and this is cheaper than to look
+                os.unlink(STDOUT_FILE, dir_fd=self.descriptor)
+                os.unlink(STDERR_FILE, dir_fd=self.descriptor)
+                os.rmdir(self.path)
+            except OSError:
+                os.fchmod(self.descriptor, 0o700)  # the program may have closed it
+                empty_folder(self.descriptor)
+                os.rmdir(self.path)
+        finally:
+            os.close(self.descriptor)
 
 
 def _is_unchanged(linked: _LinkedInput) -> bool:
@@ -206,10 +242,10 @@ def _shown(name: bytes) -> str:
     return repr(os.fsdecode(name))
 
 
-def _link(source: StoredFile, target: bytes) -> bool:
+def _link(source: StoredFile, name: bytes, folder: int) -> bool:
     """Hard link; False where the file systems do not allow it."""
     try:
-        source.link(target)
+        source.link(name, folder)
     except OSError as error:
         if error.errno in _NO_LINK:
             return False
@@ -232,13 +268,3 @@ def _copy(fd: int, path: str) -> None:
             offset += copied
     finally:
         os.close(target)
-
-
-def _make_removable(path: bytes) -> None:
-    """Programs leave folders that may not be written or read."""
-    os.chmod(path, 0o700)
-    for folder, names, _files in os.walk(path):
-        for name in names:
-            inner = os.path.join(folder, name)
-            if not os.path.islink(inner):
-                os.chmod(inner, 0o700)

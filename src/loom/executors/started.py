@@ -4,11 +4,12 @@ An executor adopts orphans, so everything that a function started is below it, a
 """
 
 import os
-import shutil
 import sys
 import time
+from contextlib import suppress
 from typing import Final
 
+from loom.executors.removal import remove_folder
 from loom.executors.trees import children_of, collect, end_children
 
 # To fork takes more than this. What a thread starts that a function left running is found when the next longer function
@@ -49,7 +50,8 @@ def _remove_temporary_directory() -> None:
     process = sys.modules["multiprocessing.process"]
     directory = process.current_process()._config.pop("tempdir", None)
     if directory is not None:
-        shutil.rmtree(directory, ignore_errors=True)
+        with suppress(OSError):
+            remove_folder(directory)
 
 
 def _running_tracker() -> int:

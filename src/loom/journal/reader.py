@@ -20,6 +20,7 @@ from loom.journal.framing import (
     read_header,
     stretches,
 )
+from loom.journal.sound import is_sound
 from loom.limits import MIB
 
 _decode: Final = msgspec.msgpack.Decoder(list[AnyFact]).decode
@@ -145,10 +146,14 @@ class JournalReader:
     def decoded(self, record: Record) -> list[AnyFact]:
         """The facts of a record. JournalDamaged where its bytes are what was written, and yet not facts."""
         try:
-            return _decode(self.payload(record))
+            facts = _decode(self.payload(record))
+            why = next((f"{type(fact).__name__} that make no sense" for fact in facts if not is_sound(fact)), "")
         except (ValueError, RecursionError) as error:  # msgspec's errors and UnicodeDecodeError are ValueErrors
-            what = f"the record there holds what this Loom cannot read; was a newer one used with it? ({error})"
-            raise JournalDamaged(self.path, record.offset, what) from None
+            why = str(error)
+        if why:
+            what = f"the record there holds what this Loom cannot read; was a newer one used with it? ({why})"
+            raise JournalDamaged(self.path, record.offset, what)
+        return facts
 
     def facts(self, until: int | None = None) -> Iterator[tuple[int, list[AnyFact]]]:
         """Facts and the offset of their record, commit by commit; `until`: end of the last record that is wanted."""

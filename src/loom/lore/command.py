@@ -8,6 +8,7 @@ import click
 
 from loom import __version__
 from loom.errors import LoomError
+from loom.files import write_shown
 from loom.lore import units
 from loom.lore.fold import fold
 from loom.lore.model import Report
@@ -95,7 +96,7 @@ def main(
 
 def _write(path: Path, content: bytes) -> None:
     try:
-        path.write_bytes(content)
+        write_shown(path, content)
     except OSError as error:
         raise click.ClickException(f"{path} cannot be written: {error.strerror}. Name another file") from None
     click.echo(f"{path}  {units.size(len(content))}")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from loom.errors import LoomError
+from loom.files import write_shown
 from loom.lore import sections, units
 from loom.lore.colours import colours
 from loom.lore.drawing import MARKS, Node, graph
@@ -33,7 +34,7 @@ def dry_report(tasks: Task | Iterable[Task], report_filename: str | os.PathLike[
         raise LoomError(f"{path} cannot be written: there is no folder {path.parent}. Make it first")
     content = _page(plan, path.stem).encode("utf-8", "backslashreplace")
     try:
-        path.write_bytes(content)
+        write_shown(path, content)
     except OSError as error:
         raise LoomError(f"{path} cannot be written: {error.strerror}. Name another file") from None
 

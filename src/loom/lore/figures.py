@@ -160,7 +160,7 @@ def cores_in_use(report: Report, n_bins: int) -> list[float]:
     """
     width = report.span_us / n_bins if n_bins else 0
     if not width:
-        return []
+        return [0.0] * n_bins
     parts = [0.0] * (n_bins + 1)
     steps = [0.0] * (n_bins + 1)
     tasks = report.tasks

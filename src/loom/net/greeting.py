@@ -2,11 +2,11 @@
 
 import asyncio
 from collections.abc import Callable
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 from loom.errors import ConnectError
 from loom.limits import HANDSHAKE_TIMEOUT_S, MAX_HALF_OPEN_LINKS
-from loom.net.sockets import address_text
+from loom.net.sockets import address_host, address_text, forget_protocol, is_loopback
 from loom.wire.handshake import Handshake
 
 
@@ -17,15 +17,20 @@ class Greeting(asyncio.BufferedProtocol):
     puts another protocol in this one's place.
     """
 
+    handshake: Handshake
+    """From `connection_made` on."""
+
     def __init__(
         self,
-        handshake: Handshake,
+        begin: Callable[[Any, Any], Handshake],
         established: Callable[["Greeting"], None],
         refused: Callable[["Greeting", ConnectError], None],
     ) -> None:
-        self.handshake = handshake
+        """`begin` makes the handshake, from the addresses of this end and of the other one."""
         self.transport: asyncio.Transport | None = None
         self.peer = ""
+        self._is_remote = False
+        self._begin = begin
         self._established = established
         self._refused = refused
         self._over = False
@@ -33,11 +38,14 @@ class Greeting(asyncio.BufferedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
-        self.peer = address_text(transport.get_extra_info("peername"))
+        address = transport.get_extra_info("peername")
+        self.peer = address_text(address)
         if self._over:
             self.transport.abort()
-        else:
-            self._say()
+            return
+        self._is_remote = not is_loopback(address_host(address))
+        self.handshake = self._begin(transport.get_extra_info("sockname"), address)
+        self._say()
 
     def get_buffer(self, sizehint: int) -> bytearray:
         self._buffer = bytearray(self.handshake.missing)
@@ -59,7 +67,14 @@ class Greeting(asyncio.BufferedProtocol):
             self._over = True
             self._established(self)
 
+    @property
+    def is_exposed(self) -> bool:
+        """The link goes to another machine, or to something in between, which sees what it carries."""
+        return (self._is_remote or self.handshake.is_relayed) and not self.handshake.encrypted
+
     def connection_lost(self, exc: Exception | None) -> None:
+        if self.transport is not None:
+            forget_protocol(self.transport)
         self._refuse(ConnectError("it closed the connection instead of proving that it is a Loom peer"))
 
     def cut(self, reason: str) -> None:
@@ -67,6 +82,11 @@ class Greeting(asyncio.BufferedProtocol):
         if self.transport is not None:
             self.transport.abort()
         self._refuse(ConnectError(reason))
+
+    def let_go(self) -> None:
+        """It is over, and calls nobody any more. (In a server, which collects no circles, one would stay for ever.)"""
+        self._over = True
+        self._begin, self._established, self._refused = _no_handshake, _tell_nobody, _tell_nobody
 
     def _say(self) -> None:
         outgoing = self.handshake.take_outgoing()
@@ -78,6 +98,14 @@ class Greeting(asyncio.BufferedProtocol):
         if not self._over:
             self._over = True
             self._refused(self, error)
+
+
+def _no_handshake(own: Any, peer: Any) -> Handshake:
+    raise AssertionError("the connection is over")
+
+
+def _tell_nobody(*news: object) -> None:
+    pass
 
 
 class Stranger(Protocol):
@@ -93,17 +121,24 @@ class HalfOpen:
 
     def __init__(self, timeout_s: float = HANDSHAKE_TIMEOUT_S) -> None:
         self._timeout_s = timeout_s
-        self._timers: dict[Stranger, asyncio.TimerHandle] = {}  # oldest first
+        self._timers: dict[Stranger, asyncio.TimerHandle] = {}
+        self._unproven: dict[Stranger, None] = {}  # oldest first
 
     def enter(self, stranger: Stranger) -> None:
-        if len(self._timers) >= MAX_HALF_OPEN_LINKS:
-            self._cut(next(iter(self._timers)), "too many connections that have not proven the key")
+        if len(self._unproven) >= MAX_HALF_OPEN_LINKS:
+            self._cut(next(iter(self._unproven)), "too many connections that have not proven the key")
         loop = asyncio.get_running_loop()
         story = f"no handshake within {self._timeout_s:g} s"
         self._timers[stranger] = loop.call_later(self._timeout_s, self._cut, stranger, story)
+        self._unproven[stranger] = None
+
+    def proven(self, stranger: Stranger) -> None:
+        """It has the key, and still has to encrypt its link: no stranger can push it out, time still can."""
+        self._unproven.pop(stranger, None)
 
     def leave(self, stranger: Stranger) -> None:
         """It is established, refused or gone."""
+        self._unproven.pop(stranger, None)
         timer = self._timers.pop(stranger, None)
         if timer is not None:
             timer.cancel()

@@ -7,7 +7,6 @@ import asyncio
 import logging
 import math
 import os
-import secrets
 import socket
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol
@@ -15,11 +14,13 @@ from typing import Final, Protocol
 from loom.errors import ConnectError, KeyRefused, ProtocolError, VersionMismatch
 from loom.limits import CONNECT_TIMEOUT_S, LINK_FLUSH_TIMEOUT_S, LINK_HIGH_WATER_BYTES, LINK_LOW_WATER_BYTES
 from loom.messages import Message
+from loom.net.entry import Entry
 from loom.net.greeting import Greeting
-from loom.net.sockets import Address, resolve, tcp_socket
+from loom.net.sockets import Address, forget_protocol, resolve, tcp_socket
+from loom.net.trust import Trust
 from loom.wire.codec import Decoder, encode
 from loom.wire.framing import FrameReader
-from loom.wire.handshake import NONCE_BYTES, Connecting, Role
+from loom.wire.handshake import Connecting, Role
 
 _log = logging.getLogger(__name__)
 
@@ -52,11 +53,12 @@ class LinkHandler(Protocol):
 class Link(asyncio.BufferedProtocol):
     """One end of an established link; `connect` and `listen` make them."""
 
-    def __init__(self, transport: asyncio.Transport, peer: str, role: Role) -> None:
+    def __init__(self, transport: asyncio.Transport, peer: str, role: Role, *, encrypted: bool = False) -> None:
         self.peer = peer
         """Role and address of the other end, for logs."""
         self.role: Role = role
         """Role of the other end."""
+        self.encrypted = encrypted
         self.full = False
         """Between `on_full` and `on_drained`."""
         self.closed = False
@@ -86,6 +88,11 @@ class Link(asyncio.BufferedProtocol):
         if not self.closed:
             self._said = True
             self._transport.write(encode(messages))
+
+    @property
+    def waiting_bytes(self) -> int:
+        """What was sent and the peer has not taken yet."""
+        return self._transport.get_write_buffer_size()
 
     def write(self, frames: bytes | bytearray | memoryview) -> None:
         """Send what is framed already; a memoryview must not change until it is sent."""
@@ -175,6 +182,7 @@ class Link(asyncio.BufferedProtocol):
         self._handler.on_drained(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        forget_protocol(self._transport)
         self.closed = True
         self._end_life()
         if self._flush_timer is not None:
@@ -186,7 +194,7 @@ async def connect(
     host: str,
     port: int,
     role: Role,
-    key: bytes,
+    trust: Trust,
     decoder: Decoder,
     handler: LinkHandler,
     timeout_s: float = CONNECT_TIMEOUT_S,
@@ -204,11 +212,12 @@ async def connect(
             for address in addresses:
                 try:
                     async with asyncio.timeout(timeout_s / len(addresses)):
-                        return await _open(
-                            address, Connecting(key, role, secrets.token_bytes(NONCE_BYTES)), decoder, handler
-                        )
-                except (KeyRefused, VersionMismatch) as error:
-                    raise type(error)(f"{where}: {error}") from None
+                        return await _open(address, trust, role, decoder, handler)
+                except VersionMismatch as error:
+                    raise VersionMismatch(f"{where}: {error}") from None
+                except KeyRefused as error:
+                    own = f"; the key of this end: {trust.key_text}" if trust.key_text else ""
+                    raise KeyRefused(f"{where}: {error}{own}") from None
                 except ConnectError as error:
                     failures.append(str(error))
                 except TimeoutError:
@@ -223,35 +232,39 @@ async def connect(
 def link_of(greeting: Greeting) -> Link:
     """What an established greeting becomes; to be attached before the loop runs on."""
     assert greeting.transport is not None
-    role = greeting.handshake.peer_role
+    handshake = greeting.handshake
+    role = handshake.peer_role
     assert role is not None
-    return Link(greeting.transport, f"{role} {greeting.peer}", role)
+    if greeting.is_exposed and role in ("client", "worker", "server"):  # of links for data there are many
+        _log.warning("INSECURE: the link to the %s at %s is not encrypted", role, greeting.peer)
+    return Link(greeting.transport, f"{role} {greeting.peer}", role, encrypted=handshake.encrypted)
 
 
-async def _open(address: Address, handshake: Connecting, decoder: Decoder, handler: LinkHandler) -> Link:
+async def _open(address: Address, trust: Trust, role: Role, decoder: Decoder, handler: LinkHandler) -> Link:
     loop = asyncio.get_running_loop()
     opened: asyncio.Future[Link] = loop.create_future()
 
-    def established(greeting: Greeting) -> None:
+    def established(_: Entry, greeting: Greeting) -> None:
         link = link_of(greeting)
         link.attach(decoder, handler)
         opened.set_result(link)
 
-    def refused(_: Greeting, error: ConnectError) -> None:
+    def refused(_: Entry, error: ConnectError) -> None:
         if not opened.done():
             opened.set_exception(error)
 
-    greeting = Greeting(handshake, established, refused)
+    entry = Entry(trust, role, Connecting, established, refused)
     family, target = address
     sock = tcp_socket(family)
     try:
         await loop.sock_connect(sock, target)
-        await loop.create_connection(lambda: greeting, sock=sock)
+        await loop.create_connection(entry.greet, sock=sock)
         return await opened
     except BaseException:  # a time limit's cancellation above all
+        if opened.done() and not opened.cancelled() and opened.exception() is None:
+            opened.result().abort("given up")  # cancelled in the very turn that established it
         opened.cancel()
-        if greeting.transport is None:
+        if entry.greet().transport is None:
             sock.close()
-        else:
-            greeting.transport.abort()
+        entry.cut("given up")
         raise

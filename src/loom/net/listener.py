@@ -2,17 +2,18 @@
 
 import asyncio
 import logging
-import secrets
 import socket
 from typing import Protocol
 
 from loom.errors import ConnectError
 from loom.limits import HANDSHAKE_TIMEOUT_S
+from loom.net.entry import Entry
 from loom.net.greeting import Greeting, HalfOpen
 from loom.net.link import Link, LinkHandler, link_of
-from loom.net.sockets import listening_socket
+from loom.net.sockets import BACKLOG, listening_socket
+from loom.net.trust import Trust
 from loom.wire.codec import Decoder
-from loom.wire.handshake import NONCE_BYTES, Accepting, Role
+from loom.wire.handshake import Accepting, Role
 
 _log = logging.getLogger(__name__)
 
@@ -27,8 +28,8 @@ class LinkAcceptor(Protocol):
 class Listener:
     """A listening port; `listen` makes them."""
 
-    def __init__(self, key: bytes, handler: LinkAcceptor, role: Role, timeout_s: float) -> None:
-        self._key = key
+    def __init__(self, trust: Trust, handler: LinkAcceptor, role: Role, timeout_s: float) -> None:
+        self._trust = trust
         self._handler = handler
         self._role: Role = role
         self._half_open = HalfOpen(timeout_s)
@@ -37,7 +38,7 @@ class Listener:
 
     async def start(self, sock: socket.socket) -> None:
         self.port = sock.getsockname()[1]
-        self._server = await asyncio.get_running_loop().create_server(self._greet, sock=sock)
+        self._server = await asyncio.get_running_loop().create_server(self._greet, sock=sock, backlog=BACKLOG)
 
     def close(self) -> None:
         """Accept nobody any more; links that were handed out stay."""
@@ -46,25 +47,26 @@ class Listener:
         self._half_open.close()
 
     def _greet(self) -> Greeting:
-        handshake = Accepting(self._key, self._role, secrets.token_bytes(NONCE_BYTES))
-        greeting = Greeting(handshake, self._on_established, self._on_refused)
-        self._half_open.enter(greeting)
-        return greeting
+        entry = Entry(
+            self._trust, self._role, Accepting, self._on_established, self._on_refused, self._half_open.proven
+        )
+        self._half_open.enter(entry)
+        return entry.greet()
 
-    def _on_established(self, greeting: Greeting) -> None:
-        self._half_open.leave(greeting)
+    def _on_established(self, entry: Entry, greeting: Greeting) -> None:
+        self._half_open.leave(entry)
         link = link_of(greeting)
         link.attach(*self._handler.on_link(link, link.role))
 
-    def _on_refused(self, greeting: Greeting, error: ConnectError) -> None:
-        self._half_open.leave(greeting)
-        _log.warning("refused a connection from %s: %s", greeting.peer or "a stranger", error)
+    def _on_refused(self, entry: Entry, error: ConnectError) -> None:
+        self._half_open.leave(entry)
+        _log.warning("refused a connection from %s: %s", entry.peer or "a stranger", error)
 
 
 async def listen(
     host: str,
     port: int,
-    key: bytes,
+    trust: Trust,
     handler: LinkAcceptor,
     sock: socket.socket | None = None,
     *,
@@ -76,6 +78,6 @@ async def listen(
     Whom it admits follows from its own role: a "server" clients and workers, "objects" data links. Raises LoomError
     where the port cannot be had.
     """
-    listener = Listener(key, handler, role, handshake_timeout_s)
+    listener = Listener(trust, handler, role, handshake_timeout_s)
     await listener.start(sock or await listening_socket(host, port))
     return listener

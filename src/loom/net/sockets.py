@@ -2,12 +2,14 @@
 
 import asyncio
 import errno
+import ipaddress
 import socket
 from typing import Any, Final
 
 from loom.errors import ConnectError, LoomError
 
-_BACKLOG: Final = 512  # a cluster's workers start at the same moment
+_NOBODY: Final = asyncio.BufferedProtocol()
+BACKLOG: Final = 4096  # the queue of the kernel: who floods the port must not fill it for those who come to work
 # A host that vanished without a word is noticed after some 25 s of silence on a link.
 _KEEPALIVE: Final = ((socket.TCP_KEEPIDLE, 10), (socket.TCP_KEEPINTVL, 5), (socket.TCP_KEEPCNT, 3))
 
@@ -48,7 +50,7 @@ async def listening_socket(host: str, port: int) -> socket.socket:
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a restarted server gets its port back
         sock.bind(address)
-        sock.listen(_BACKLOG)
+        sock.listen(BACKLOG)
     except OSError as error:
         sock.close()
         raise LoomError(_listen_story(host, port, error)) from error
@@ -68,9 +70,36 @@ def _listen_story(host: str, port: int, error: OSError) -> str:
             return f"cannot listen on {where}: {error.strerror}"
 
 
+def is_loopback(host: str) -> bool:
+    """Whether a literal address (or "localhost") is of this machine alone."""
+    if host == "localhost":
+        return True
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return False
+    mapped = getattr(address, "ipv4_mapped", None)
+    return (mapped or address).is_loopback
+
+
+def forget_protocol(transport: asyncio.BaseTransport) -> None:
+    """Of a connection that is lost. TLS keeps methods of its protocol, which has the transport: a circle, and a server
+    collects none.
+    """
+    if transport.get_extra_info("sslcontext") is not None:
+        transport.set_protocol(_NOBODY)
+
+
+def address_host(address: Any) -> str:
+    """The host of a socket address; what is none, of a peer that has left, gives no address of this machine."""
+    if not isinstance(address, tuple):
+        return "0.0.0.0"
+    return str(address[0]).removeprefix("::ffff:")  # of an IPv4 address, as a socket for both kinds says it
+
+
 def address_text(address: Any) -> str:
     """`host:port` of a socket address, for logs."""
     if not isinstance(address, tuple):
         return "somebody who has left already"
-    host, port = address[:2]
+    host, port = address_host(address), address[1]
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

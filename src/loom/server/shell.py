@@ -17,6 +17,7 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from loom.core.events import (
@@ -44,10 +45,11 @@ from loom.core.server import ServerCore
 from loom.errors import LoomError
 from loom.failpoints import hit
 from loom.journal.writer import JournalWriter
-from loom.limits import CLIENT_SILENCE_S, CRASH_LIMIT, LINEAGE_BYTES, LINK_SILENCE_S, REATTACH_S
+from loom.limits import CLIENT_SILENCE_S, CRASH_LIMIT, LINEAGE_BYTES, LINK_MAX_WAITING_BYTES, LINK_SILENCE_S, REATTACH_S
 from loom.messages import ClientToServer, JournalStalled, Message, SubmitChunk, TasksFinished, WorkerToServer
 from loom.net.link import SIGNS_OF_LIFE, Link, LinkHandler
 from loom.net.listener import Listener, listen
+from loom.net.trust import Trust
 from loom.resources import describe
 from loom.server.tracing import ServerTrace
 from loom.wire.codec import Decoder
@@ -72,14 +74,14 @@ class ServerShell:
 
     def __init__(
         self,
-        key: bytes,
+        trust: Trust,
         silence_s: float = LINK_SILENCE_S,
         crash_limit: int = CRASH_LIMIT,
         lineage_bytes: int = LINEAGE_BYTES,
         journal: str | None = None,
         reattach_s: float = REATTACH_S,
     ) -> None:
-        self._key = key
+        self._trust = trust
         self._silence_s = silence_s
         self._journal: JournalWriter | None = None
         past: Past | None = None
@@ -96,7 +98,8 @@ class ServerShell:
         # Late peers of an earlier server may still be there, of which nothing is known where there is no journal.
         incarnation = past.incarnation + 1 if past is not None and past.incarnation else int(time.time()) & 0xFFF_FFFF
         server = past.server if past is not None and past.server else secrets.randbits(62) | 1
-        self._core = ServerCore(incarnation, silence_s, crash_limit, lineage_bytes, server, past, reattach_s)
+        ticket_of = partial(trust.ticket, server)
+        self._core = ServerCore(incarnation, silence_s, crash_limit, lineage_bytes, server, past, reattach_s, ticket_of)
         self._held: deque[tuple[int, Send | CloseLink]] = deque()  # for clients, and what has to be on disk before
         self._n_recorded = 0
         self._stalled = ""  # why the journal cannot be written
@@ -129,7 +132,7 @@ class ServerShell:
                     f"the journal cannot be written: {self._stalled or self._fault or 'the disk is too slow'}"
                 )
             self._set_timer()
-        self._listener = await listen(host, port, self._key, self, sock)
+        self._listener = await listen(host, port, self._trust, self, sock)
         # Plan ingest with the cyclic collector on costs up to seven times as much, and the graph has no lost cycles:
         # what refers back (consumers) is cut when a task is done or forgotten.
         gc.collect()
@@ -177,7 +180,7 @@ class ServerShell:
             if self._stalled:
                 link.send([JournalStalled(self._stalled)])
         self._add(LinkUp(number, role))
-        _log.info("%s connected", link.peer)
+        _log.info("%s connected%s", link.peer, ", encrypted" if link.encrypted else "")
         return self._decoders[role], self
 
     def on_messages(self, link: Link, messages: list[Message]) -> None:
@@ -322,6 +325,9 @@ class ServerShell:
         if isinstance(effect, Send):
             hit(f"send-to-{link.role}")
             link.send(effect.messages)
+            if link.full and link.waiting_bytes > LINK_MAX_WAITING_BYTES:
+                _log.warning("cutting the link of %s: it does not read what it is told", link.peer)
+                link.abort("it does not read what it is told")
         else:
             level = logging.WARNING if effect.at_fault else logging.DEBUG
             _log.log(level, "closing the link of %s: %s", link.peer, effect.reason)

@@ -41,9 +41,12 @@ def open(filename: str | bytes | os.PathLike[str]) -> Task:
 
     A file that is missing when the task runs fails it.
     """
-    path = os.fsencode(os.path.abspath(filename))
-    if b"\0" in path or len(path) > MAX_PATH_BYTES:
-        raise LoomError(f"open: {filename!r} is no file name")
+    try:
+        path = os.fsencode(os.path.abspath(filename)) if os.fspath(filename) else b""
+    except (TypeError, UnicodeEncodeError):
+        path = b""
+    if b"\0" in path or not 0 < len(path) <= MAX_PATH_BYTES:
+        raise LoomError(f"open: {filename!a:.200} is no file name")
     return Task(OPEN, (), path)
 
 
@@ -76,9 +79,9 @@ def _run_merge(context: RunContext, config: bytes, inputs: Sequence[DataObject])
 
 
 def _run_open(_context: RunContext, config: bytes, _inputs: Sequence[DataObject]) -> DataObject:
-    name = os.fsdecode(config)
+    name = config.decode("utf-8", "backslashreplace")
     if not os.path.isabs(config) or b"\0" in config:
-        raise TaskError(f"{OPEN}: {name!r} is no absolute path")
+        raise TaskError(f"{OPEN}: {name!r:.200} is no absolute path")
     try:
         status = os.stat(config)
     except OSError as error:

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from loom.errors import InvalidPlan
-from loom.limits import MAX_LABEL_CHARS, MAX_PATH_BYTES, MAX_SYMBOL_CHARS
+from loom.limits import MAX_LABEL_CHARS, MAX_SYMBOL_CHARS
 from loom.messages import Rules
 from loom.resources import Request, is_valid
+from loom.tasktypes.paths import check_absolute
 from loom.tasktypes.task import POLICIES, Task, is_dynamic
 from loom.tasktypes.walk import name_of
 
@@ -100,8 +101,10 @@ def check_checkpoint(task: Task) -> bytes:
             f"{name_of(task)}: its checkpoint_path {task.checkpoint_path!r:.200} is not absolute; the workers write it,"
             " in a directory that they all see"
         )
-    if b"\0" in path or len(path) > MAX_PATH_BYTES or path.endswith(b"/"):
-        raise InvalidPlan(f"{name_of(task)}: its checkpoint_path {task.checkpoint_path!r:.200} is no file name")
+    try:
+        check_absolute(path)
+    except ValueError as error:
+        raise InvalidPlan(f"{name_of(task)}: its checkpoint_path {error}") from None
     if is_dynamic(task) or any(is_dynamic(source) for source in task.inputs):
         raise InvalidPlan(
             f"{name_of(task)}: it has a checkpoint_path and becomes several tasks (dslice, dget), which cannot all be"

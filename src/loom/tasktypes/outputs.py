@@ -29,7 +29,7 @@ def _store(context: RunContext, segments: Sequence[Segment]) -> Segment:
     if size <= SMALL_OBJECT_BYTES or context.new_output is None:
         return join(segments)
     stored = StoredFile(context.new_output(size), size)
-    descriptor = os.open(stored.path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    descriptor = os.open(stored.path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         write_segments(descriptor, segments)
     finally:

@@ -15,10 +15,14 @@ from typing import Final, cast
 
 from loom.errors import InvalidPlan
 from loom.ids import SERVER_MADE
-from loom.limits import CHUNK_TARGET_BYTES, MAX_CHUNK_BYTES, MAX_CHUNK_TASKS, MAX_CONFIG_BYTES
-from loom.messages import RESULT, PlanChunk
+from loom.limits import CHUNK_TARGET_BYTES, MAX_CHUNK_BYTES, MAX_CHUNK_TASKS, MAX_CONFIG_BYTES, MAX_PATH_BYTES
+from loom.messages import RESULT, RUN, PlanChunk
 from loom.tasktypes.base import TaskError
+from loom.tasktypes.content import OPEN
 from loom.tasktypes.kinds import KindTable, check_checkpoint
+from loom.tasktypes.paths import shown
+from loom.tasktypes.run import check_files
+from loom.tasktypes.saving import LOAD, SAVE
 from loom.tasktypes.task import DYNAMIC_TYPES, InputReference, Reference, Task
 from loom.tasktypes.walk import NOTHING, Walk, name_of
 
@@ -26,6 +30,7 @@ __all__ = ["EncodedPlan", "Reference", "Task", "collector_paused", "encode_plan"
 
 _NUMBER_BYTES: Final = 8  # of one input in a chunk
 _BYTES: Final = {bytes}
+_WITH_FILES: Final = (RUN, OPEN, SAVE, LOAD)
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,10 +201,24 @@ def _weigh(walk: Walk) -> tuple[list[int], list[int]]:
 
 def _configs(tasks: Sequence[Task]) -> list[bytes]:
     """The configuration of each, checked."""
-    configs = [task.config for task in tasks]
-    if set(map(type, configs)) <= _BYTES and max(map(len, configs), default=0) <= MAX_CONFIG_BYTES:
-        return cast(list[bytes], configs)
-    return [_config(task) for task in tasks]
+    configs = cast(list[bytes], [task.config for task in tasks])
+    if not set(map(type, configs)) <= _BYTES or max(map(len, configs), default=0) > MAX_CONFIG_BYTES:
+        configs = [_config(task) for task in tasks]
+    for row, task in enumerate(tasks):
+        if task.task_type in _WITH_FILES:  # some microseconds each
+            _check_files(task, configs[row])
+    return configs
+
+
+def _check_files(task: Task, config: bytes) -> None:
+    """The files that a configuration names, which may have been set after the builder has checked them."""
+    try:
+        if task.task_type == RUN:
+            check_files(config)
+        elif b"\0" in config or not 0 < len(config) <= MAX_PATH_BYTES:
+            raise ValueError(f"{shown(config)} is no file name")
+    except ValueError as error:
+        raise InvalidPlan(f"{name_of(task)}: {error}") from None
 
 
 def _config(task: Task) -> bytes:

@@ -4,19 +4,20 @@ The running itself is the worker's (`executors.programs`).
 """
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Final, NoReturn, TypeAlias
 
-from msgspec import Struct
+from msgspec import MsgspecError, Struct
 from msgspec.msgpack import Decoder, Encoder
 
 from loom.data.base import DataObject
 from loom.errors import LoomError
-from loom.limits import MAX_PATH_BYTES
 from loom.messages import RUN
 from loom.resources import Request, cpu1
 from loom.tasktypes import checks
 from loom.tasktypes.base import RunContext, TaskError, TaskType
+from loom.tasktypes.paths import check_inside, shown
 from loom.tasktypes.task import Source, Task
 
 STDOUT_FILE: Final = b"+out"  # where they are in the run directory while the program runs
@@ -91,6 +92,15 @@ def parse_run_config(config: bytes, n_inputs: int) -> RunConfig:
     return parsed
 
 
+def check_files(config: bytes) -> None:
+    """ValueError where a configuration names what it must not; where it is none at all, its task fails when it runs."""
+    try:
+        parsed = _DECODER.decode(config)
+    except MsgspecError:
+        return
+    check_run_config(parsed)
+
+
 def is_variable(name: bytes) -> bool:
     """Whether an input's name is that of a variable, not of a file."""
     return name.startswith(_VARIABLE)
@@ -102,48 +112,24 @@ def check_run_config(config: RunConfig) -> None:
         raise ValueError("there is no program to run")
     for arg in config.args:
         if b"\0" in arg:
-            raise ValueError(f"the argument {_shown(arg)} has a NUL in it")
-    names = [name for name in (*config.inputs, *config.outputs) if name is not None]
+            raise ValueError(f"the argument {shown(arg)} has a NUL in it")
     if config.inputs.count(None) > 1:
         raise ValueError("standard input is given twice")
-    if config.outputs.count(None) > 1:
+    if config.outputs.count(None) > 1 or (None in config.outputs and STDOUT_FILE in config.outputs):
         raise ValueError("standard output is asked for twice")
+    names = [name for name in (*config.inputs, *config.outputs) if name is not None]
     if len(set(names)) < len(names):
-        twice = next(name for i, name in enumerate(names) if name in names[:i])
-        raise ValueError(f"the name {_shown(twice)} is given twice")
+        twice = next(name for name, count in Counter(names).items() if count > 1)
+        raise ValueError(f"the name {shown(twice)} is given twice")
     files = [name for name in config.inputs if name is not None and not is_variable(name)]
     for name in files:
         if name in _RESERVED:
-            raise ValueError(f"the name {_shown(name)} is the program's own output")
+            raise ValueError(f"the name {shown(name)} is the program's own output")
     files += [name for name in config.outputs if name is not None]
+    check_inside(files)
     for name in files:
-        _check_path(name)
-    _check_folders(files)
-
-
-def _check_path(name: bytes) -> None:
-    if not name:
-        raise ValueError("a file name is empty")
-    if b"\0" in name or len(name) > MAX_PATH_BYTES:
-        raise ValueError(f"{_shown(name)} is no file name")
-    if name.startswith(b"/"):
-        raise ValueError(f"the file name {_shown(name)} is absolute")
-    parts = name.split(b"/")
-    if b".." in parts:
-        raise ValueError(f"the file name {_shown(name)} leaves the directory")
-    if b"" in parts or b"." in parts:
-        raise ValueError(f"{_shown(name)} is no plain file name")
-
-
-def _check_folders(files: Sequence[bytes]) -> None:
-    """No file may be a folder of another one."""
-    known = frozenset(files)
-    for name in files:
-        folder = name
-        while b"/" in folder:
-            folder = folder.rpartition(b"/")[0]
-            if folder in known:
-                raise ValueError(f"{_shown(folder)} is a file and the folder of {_shown(name)}")
+        if name not in _RESERVED and name.partition(b"/")[0] in _RESERVED:
+            raise ValueError(f"the name {shown(name)} is below the program's own output")
 
 
 def _argument(arg: Text) -> bytes:
@@ -151,6 +137,8 @@ def _argument(arg: Text) -> bytes:
         return os.fsencode(arg)
     except TypeError:
         raise LoomError(f"run: the argument {arg!r:.200} is no text; write str({arg!r:.200})") from None
+    except UnicodeEncodeError:
+        raise LoomError(f"run: the argument {arg!a:.200} is no valid text") from None
 
 
 def _pair(given: tuple[Source, Name]) -> tuple[Source, Name]:
@@ -163,13 +151,12 @@ def _clean_name(name: Name) -> bytes | None:
     """The name as bytes, without `./` in front of its parts. TypeError where it is no name."""
     if name is None:
         return None
-    encoded = os.fsencode(name)
+    try:
+        encoded = os.fsencode(name)
+    except UnicodeEncodeError:
+        raise LoomError(f"run: the file name {name!a:.200} is no valid text") from None
     parts = encoded.split(b"/")
     return b"/".join([part for part in parts if part != b"."]) or encoded
-
-
-def _shown(name: bytes) -> str:
-    return repr(os.fsdecode(name))
 
 
 def _refuse(_context: RunContext, _config: bytes, _inputs: Sequence[DataObject]) -> NoReturn:

@@ -14,7 +14,9 @@ A D-object whose bytes begin like a container has a file `<name>.plain` beside i
 bytes: what fits that is no container. (All containers end with their own CRC-32, which gives all of them the same one.)
 """
 
+import errno
 import os
+import stat
 import struct
 import zlib
 from collections.abc import Callable, Iterable, Sequence
@@ -29,11 +31,13 @@ from loom.data.pack import describe, rebuild
 from loom.data.plain import Plain
 from loom.data.space import is_full, room_text
 from loom.errors import LoomError
+from loom.files import SHOWN_FILE, SHOWN_FOLDER, make_folders
 from loom.limits import MAX_PATH_BYTES
 from loom.resources import cpu1
 from loom.tasktypes import checks
 from loom.tasktypes.base import RunContext, TaskError, TaskType
 from loom.tasktypes.outputs import store_plain
+from loom.tasktypes.paths import check_absolute
 from loom.tasktypes.task import Source, Task
 
 SAVE: Final = "loom/data/save"
@@ -44,6 +48,7 @@ MAGIC: Final = b"\x93LOOM\x01\r\n"
 _PREFIX: Final = struct.Struct("<8sIQ")
 _CRC: Final = struct.Struct("<I")
 _PLAIN_SUFFIX: Final = b".plain"
+_MARK_BYTES: Final = 32  # of SHA-256
 _BLOCK_BYTES: Final = 1 << 20
 
 _encode: Final = msgspec.msgpack.Encoder().encode
@@ -59,7 +64,7 @@ def save(input: Source, filename: str | bytes | os.PathLike[str]) -> Task:
         path = os.fsencode(filename)
     except (TypeError, UnicodeEncodeError):
         raise LoomError(f"save: {filename!r:.200} is no file name") from None
-    if b"\0" in path or len(path) > MAX_PATH_BYTES:
+    if b"\0" in path or not 0 < len(path) <= MAX_PATH_BYTES:
         raise LoomError(f"save: {filename!r:.200} is no file name")
     return Task(SAVE, (input,), path, cpu1)
 
@@ -75,8 +80,11 @@ def load_task(path: bytes) -> Task:
 
 
 def write_checkpoint(path: bytes, value: DataObject) -> int:
-    """Write an object to its checkpoint; returns the size of the file. OSError where that fails."""
-    os.makedirs(os.path.dirname(path), exist_ok=True)
+    """Write an object to its checkpoint; returns the size of the file. OSError where that fails, ValueError where the
+    path is none that a checkpoint can have.
+    """
+    check_absolute(path)
+    make_folders(os.path.dirname(path), SHOWN_FOLDER)
     if isinstance(value, DObject):
         segments = value.segments()
         if _begins_like_container(segments):
@@ -103,10 +111,24 @@ def _begins_like_container(segments: Sequence[Segment]) -> bool:
 def _is_marked_plain(path: bytes, content: memoryview) -> bool:
     """Whether bytes that look like a container are none: a mark that was left by other bytes does not fit."""
     try:
-        with open(path + _PLAIN_SUFFIX, "rb") as file:
-            return file.read() == _digest([content])
+        mark = _open_regular(path + _PLAIN_SUFFIX)
     except OSError:
         return False
+    try:
+        return os.read(mark, _MARK_BYTES + 1) == _digest([content])
+    except OSError:
+        return False
+    finally:
+        os.close(mark)
+
+
+def _open_regular(path: bytes) -> int:
+    """Open a file that a plan names: a FIFO there would hold up an open that waits. OSError where it is no file."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "it is not a regular file")
+    return descriptor
 
 
 def _digest(segments: Iterable[Segment]) -> bytes:
@@ -129,7 +151,7 @@ def _write_whole(path: bytes, write: Callable[[int], None]) -> None:
     """Have a file written, all of it or none."""
     directory, name = os.path.split(path)
     draft = os.path.join(directory, b".%s.%d-%s.part" % (name[:200], os.getpid(), os.urandom(4).hex().encode()))
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, SHOWN_FILE)
     try:
         try:
             write(descriptor)
@@ -151,8 +173,10 @@ def _write_whole(path: bytes, write: Callable[[int], None]) -> None:
 def _run_save(_context: RunContext, config: bytes, inputs: Sequence[DataObject]) -> DataObject:
     value = checks.d_object(SAVE, 0, checks.only_input(SAVE, inputs))
     name = os.fsdecode(config)
-    if not os.path.isabs(config) or b"\0" in config:
-        raise TaskError(f"{SAVE}: {name!r} is no absolute path: workers have directories of their own")
+    try:
+        check_absolute(config)
+    except ValueError as error:
+        raise TaskError(f"{SAVE}: {error}: workers have directories of their own") from None
     try:
         _write_whole(config, lambda descriptor: write_segments(descriptor, value.segments()))
     except OSError as error:
@@ -169,14 +193,22 @@ def _reason(error: OSError, name: str) -> str:
 
 def _run_find(_context: RunContext, config: bytes, _inputs: Sequence[DataObject]) -> DataObject:
     paths = checks.parse_config(FIND, config, _PATHS)
-    return Plain(bytes(os.path.isfile(path) for path in paths))
+    return Plain(bytes(os.path.isabs(path) and os.path.isfile(path) for path in paths))
 
 
 def _run_load(context: RunContext, config: bytes, _inputs: Sequence[DataObject]) -> DataObject:
-    name = os.fsdecode(config)
+    name = config.decode("utf-8", "backslashreplace")
     try:
-        size = os.stat(config).st_size
-        file = StoredFile(name, size)
+        check_absolute(config)
+    except ValueError as error:
+        raise TaskError(f"{LOAD}: {error}") from None
+    try:
+        descriptor = _open_regular(config)
+    except OSError as error:
+        raise TaskError(f"The checkpoint {name} cannot be read: {error.strerror}") from None
+    try:
+        size = os.fstat(descriptor).st_size
+        file = StoredFile(f"/proc/self/fd/{descriptor}", size)  # this one, whatever gets its name meanwhile
         file.keep()
         content = file.map()
         if bytes(content[: len(MAGIC)]) != MAGIC or _is_marked_plain(config, content):
@@ -186,6 +218,8 @@ def _run_load(context: RunContext, config: bytes, _inputs: Sequence[DataObject])
         raise TaskError(f"The checkpoint {name} is damaged ({error}); remove it to have the task run") from None
     except OSError as error:
         raise TaskError(f"The checkpoint {name} cannot be read: {error.strerror}") from None
+    finally:
+        os.close(descriptor)
 
 
 def _from_container(context: RunContext, file: StoredFile, content: memoryview) -> DataObject:

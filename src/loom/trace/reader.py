@@ -11,11 +11,12 @@ from typing import Final
 import msgspec
 
 from loom.errors import LoomError
-from loom.trace.records import RAN, SUFFIX, VERSION, AnyRecord, Opened, PlanGrew, TasksRan
+from loom.trace.records import MAX_US, RAN, SUFFIX, VERSION, AnyRecord, Opened, PlanGrew, TasksRan
 
 _decode: Final = msgspec.msgpack.Decoder(AnyRecord).decode
 _get_length: Final = struct.Struct("<I").unpack_from
 _LENGTH_BYTES: Final = 4
+_times_of: Final = struct.Struct("<14xQQ8x").iter_unpack  # of a row of RAN
 
 
 @dataclass
@@ -126,9 +127,9 @@ def _take_records(file: TraceFile, data: bytes, frames: Iterator[tuple[int, int]
 
 
 def _is_sound(record: AnyRecord) -> bool:
-    """Columns are of one length and rows are whole, so that who reads them need not look."""
+    """Columns are of one length, rows are whole and their times possible: who reads them need not look."""
     if isinstance(record, TasksRan):
-        return not len(record.rows) % RAN.size
+        return not len(record.rows) % RAN.size and max(map(max, _times_of(record.rows)), default=0) <= MAX_US
     if isinstance(record, PlanGrew):
         n = len(record.symbol_of) // 2
         halves = (record.symbol_of, record.label_of)

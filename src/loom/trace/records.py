@@ -4,18 +4,33 @@ A file of a trace is a row of frames: a 32-bit little-endian length, then that m
 first is `Opened`. A process may be killed at any time, so a file may end inside a frame. Times are in microseconds of
 the host's monotonic clock (`time.monotonic_ns() // 1000`); `Opened` says what wall clock time one of them was. Columns
 are little-endian as in `loom.messages`. Task ids are global (`loom.ids`).
+
+There are no checksums. So every number has bounds, above which a record is taken for damaged: whoever draws what is
+read can count on that and multiply.
 """
 
 import struct
-from typing import Final
+from typing import Annotated, Final
 
-from msgspec import Struct
+from msgspec import Meta, Struct
+
+from loom.ids import NUMBER_BITS, NUMBER_MASK
+from loom.limits import MAX_CPUS
 
 VERSION: Final = 1
 SUFFIX: Final = ".trace"
 
 RAN: Final = struct.Struct("<QIHQQQ")  # a row of TasksRan: packed at once, this costs a traced worker least
 LOOP_LANE: Final = 0xFFFF  # of a task that ran in its worker's loop, or without a core of its own
+MAX_US: Final = 1 << 53  # some 285 years
+
+Time = Annotated[int, Meta(ge=0, le=MAX_US)]
+Cpus = Annotated[int, Meta(ge=0, le=MAX_CPUS)]
+Lane = Annotated[int, Meta(ge=0, le=LOOP_LANE)]
+Session = Annotated[int, Meta(ge=0, lt=1 << 64 - NUMBER_BITS)]
+Number = Annotated[int, Meta(ge=0, le=NUMBER_MASK)]
+Count = Annotated[int, Meta(ge=0, lt=1 << 62)]
+Id = Annotated[int, Meta(ge=0)]
 
 
 class Record(Struct, array_like=True, gc=False):
@@ -29,15 +44,15 @@ class Opened(Record, tag=1):
     the server's: files with the same belong together, as task ids and workers' numbers are those of one server.
     """
 
-    version: int
+    version: Count
     role: str
-    worker: int
+    worker: Count
     name: str
-    cpus: int
-    extras: list[tuple[str, int]]
-    monotonic_us: int
-    wall_us: int
-    incarnation: int = 0
+    cpus: Cpus
+    extras: list[tuple[str, Count]]
+    monotonic_us: Time
+    wall_us: Time
+    incarnation: Count = 0
 
 
 # -- In the file of a worker ------------------------------------------------------------------------------------------
@@ -46,11 +61,11 @@ class Opened(Record, tag=1):
 class KindNamed(Record, tag=2):
     """`label` is the part of labels up to `:`."""
 
-    kind: int
+    kind: Count
     symbol: str
     label: str
-    cpus: int
-    extras: list[tuple[str, int]]
+    cpus: Cpus
+    extras: list[tuple[str, Count]]
 
 
 class TasksRan(Record, tag=3):
@@ -65,22 +80,22 @@ class TasksRan(Record, tag=3):
 class TaskEndedBadly(Record, tag=4):
     """It failed, was cancelled, or took its process down."""
 
-    task: int
-    kind: int
-    lane: int
-    begun_us: int
-    duration_us: int
+    task: Id
+    kind: Count
+    lane: Lane
+    begun_us: Time
+    duration_us: Time
     error: str
 
 
 class ObjectFetched(Record, tag=5):
     """An object came from another worker (`source`: its number at the server)."""
 
-    object: int
-    source: int
-    size_bytes: int
-    begun_us: int
-    duration_us: int
+    object: Id
+    source: Count
+    size_bytes: Count
+    begun_us: Time
+    duration_us: Time
 
 
 class Sampled(Record, tag=6):
@@ -88,18 +103,18 @@ class Sampled(Record, tag=6):
     in memory now; `store_bytes` in `n_objects`: what the worker holds.
     """
 
-    at_us: int
-    cpu_us: int
-    memory_bytes: int
-    store_bytes: int
-    n_objects: int
+    at_us: Time
+    cpu_us: Time
+    memory_bytes: Count
+    store_bytes: Count
+    n_objects: Count
 
 
 class CheckpointSaved(Record, tag=7):
-    object: int
-    size_bytes: int
-    begun_us: int
-    duration_us: int
+    object: Id
+    size_bytes: Count
+    begun_us: Time
+    duration_us: Time
     error: str
 
 
@@ -112,9 +127,9 @@ class PlanGrew(Record, tag=32):
     Inputs are numbers of the same session, by position.
     """
 
-    at_us: int
-    session: int
-    first: int
+    at_us: Time
+    session: Session
+    first: Number
     symbols: list[str]
     labels: list[str]
     symbol_of: bytes  # H
@@ -129,9 +144,9 @@ class InputsChanged(Record, tag=33):
     `symbol` is what it does now; empty: nothing, others have taken its place.
     """
 
-    at_us: int
-    session: int
-    number: int
+    at_us: Time
+    session: Session
+    number: Number
     symbol: str
     inputs: bytes  # Q
 
@@ -139,24 +154,24 @@ class InputsChanged(Record, tag=33):
 class TaskFailed(Record, tag=34):
     """A task failed by itself, not over an input. `worker` is the name of where; empty: the server found it."""
 
-    at_us: int
-    session: int
-    number: int
+    at_us: Time
+    session: Session
+    number: Number
     worker: str
     error: str
 
 
 class WorkerJoined(Record, tag=35):
-    at_us: int
-    worker: int
+    at_us: Time
+    worker: Count
     name: str
-    cpus: int
-    extras: list[tuple[str, int]]
+    cpus: Cpus
+    extras: list[tuple[str, Count]]
 
 
 class WorkerLeft(Record, tag=36):
-    at_us: int
-    worker: int
+    at_us: Time
+    worker: Count
 
 
 AnyRecord = (

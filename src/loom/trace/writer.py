@@ -11,6 +11,7 @@ from typing import Final
 
 from msgspec.msgpack import Encoder
 
+from loom.files import OWN_FOLDER, make_folders
 from loom.trace.records import SUFFIX, VERSION, AnyRecord, Opened
 
 _log = logging.getLogger(__name__)
@@ -24,7 +25,8 @@ _encode_into: Final = Encoder().encode_into
 
 
 class TraceWriter:
-    """Appends to `<directory>/<name>.trace`; where that is there already, to `<name>-2.trace` and so on.
+    """Appends to `<directory>/<name>.trace`; where that is there already, to `<name>-2.trace` and so on. Only this user
+    can read it: it says what his tasks were, and what they died of.
 
     `flush` once a turn, before anybody hears of what happened in it. After the first error (a warning in the log)
     `broken` is true and everything that is added goes nowhere.
@@ -37,7 +39,7 @@ class TraceWriter:
         self._fd = -1
         self._buffer = bytearray()
         try:
-            os.makedirs(directory, exist_ok=True)
+            make_folders(directory, OWN_FOLDER)
             self._open(_UNSAFE.sub("-", name)[:_MAX_NAME_CHARS])
         except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
             self._break(error)
@@ -50,7 +52,7 @@ class TraceWriter:
         while self._fd < 0:
             path = f"{self.directory}/{name}{'' if count == 1 else f'-{count}'}{SUFFIX}"
             try:
-                self._fd = os.open(path, _FLAGS, 0o666)
+                self._fd = os.open(path, _FLAGS, 0o600)
             except FileExistsError:
                 count += 1
             else:

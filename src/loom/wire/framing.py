@@ -9,6 +9,7 @@ The payload of bulk frames, which have no checksum, is a stream of its own that 
 reader was given before; one object may take many bulk frames, cut anywhere. What the payloads mean is not known here.
 """
 
+import mmap
 import struct
 from collections.abc import Callable
 from typing import Final
@@ -22,6 +23,7 @@ BULK: Final = 2
 
 _HEADER: Final = struct.Struct("<IBHI")
 HEADER_BYTES: Final = _HEADER.size
+_ZEROED_BYTES: Final = 1024 * KIB
 _SCRATCH_BYTES: Final = 64 * KIB  # what one read takes of small frames; larger ones get a buffer of their own
 
 
@@ -129,7 +131,7 @@ class FrameReader:
             if length + HEADER_BYTES <= _SCRATCH_BYTES:
                 return None
             self._checksum = checksum
-            self._aim(memoryview(bytearray(length)), control=True)
+            self._aim(_room(length), control=True)
 
     def _begin_bulk(self, length: int, kind: int) -> None:
         if kind != BULK:
@@ -160,6 +162,13 @@ class FrameReader:
         if not self._landing:
             landed, self._landing, self._landed = self._landed, None, None
             landed()
+
+
+def _room(length: int) -> memoryview:
+    """For a frame. What is announced takes no memory before it comes: a large bytearray would, as it is filled with
+    zeros.
+    """
+    return memoryview(bytearray(length) if length <= _ZEROED_BYTES else mmap.mmap(-1, length))
 
 
 def _checked(frame: memoryview, checksum: int) -> memoryview:

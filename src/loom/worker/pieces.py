@@ -10,7 +10,7 @@ from loom.data.buffers import FileSegment, Segment, StoredFile, write_segments
 from loom.limits import SMALL_OBJECT_BYTES
 from loom.worker.store import Store
 
-_APPEND: Final = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+_APPEND: Final = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class _Coming:

@@ -7,11 +7,10 @@ from collections.abc import Iterator
 from typing import Final
 
 from loom.data.buffers import Segment, segment_view
-from loom.limits import MIB
+from loom.limits import RELAY_PIECE_BYTES
 from loom.messages import RelayPiece
 from loom.net.link import Link
 
-_PIECE_BYTES: Final = 1 * MIB
 _LOOK_AGAIN_S: Final = 0.005
 
 
@@ -84,8 +83,8 @@ def pieces_of(found: bytes | tuple[bytes, list[Segment]]) -> Iterator[tuple[byte
     piece = memoryview(b"")
     for segment in segments:
         view = segment_view(segment)
-        for start in range(0, len(view), _PIECE_BYTES):
+        for start in range(0, len(view), RELAY_PIECE_BYTES):
             if piece:
                 yield header, piece, False
-            piece = view[start : start + _PIECE_BYTES]
+            piece = view[start : start + RELAY_PIECE_BYTES]
     yield header, piece, True

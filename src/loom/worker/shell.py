@@ -30,6 +30,7 @@ from loom.core.worker_events import (
     Fetched,
     FetchFailed,
     FromServer,
+    HangUp,
     OverMemory,
     ReadBackDone,
     Relay,
@@ -57,10 +58,12 @@ from loom.limits import FETCH_IDLE_TIMEOUT_S, LINK_SILENCE_S, RECONNECT_PAUSE_MA
 from loom.messages import Message, RegisterWorker, RelayPiece, ServerToWorker, StopWorker, WorkerAccepted, WorkerLeaves
 from loom.net.link import SIGNS_OF_LIFE, Link, connect
 from loom.net.objects import ObjectFetcher, ObjectServer
+from loom.net.trust import Trust
 from loom.plugins.chosen import Plugins
 from loom.resources import MEM
 from loom.tasktypes.registry import TASK_TYPES
 from loom.wire.codec import Decoder
+from loom.wire.tickets import ALL_SESSIONS
 from loom.worker.budget import choose_budget
 from loom.worker.checkpoints import CheckpointWriter
 from loom.worker.disk import DiskWatch
@@ -80,6 +83,7 @@ _log = logging.getLogger(__name__)
 # Tasks and objects come and go by the thousand and hold no cycles: looking for some every 700 allocations is wasted.
 _GC_THRESHOLDS: Final = (100_000, 50, 100)
 _NO_PLUGINS: Final = Plugins()
+_SAY_AGAIN_S: Final = 60.0  # between two lines that say that the server is still not there
 _TURN_S: Final = 0.005  # built-ins run in one turn before sockets are looked at again
 _LEAVE_S: Final = 5.0  # how long after the end of a drain the process may still be there, whatever keeps it
 
@@ -93,14 +97,14 @@ class WorkerShell:
 
     def __init__(
         self,
-        key: bytes,
+        trust: Trust,
         hardware: Hardware,
         directory: WorkDirectory,
         plugins: Plugins = _NO_PLUGINS,
         own_types: Sequence[str] = (),
         memory_bytes: int | None = None,
     ) -> None:
-        self._key = key
+        self._trust = trust
         self._hardware = hardware
         self._extras = list(hardware.extras.items())
         self._directory = directory
@@ -141,8 +145,8 @@ class WorkerShell:
         fault of our own.
         """
         loop = asyncio.get_running_loop()
-        self._objects = ObjectServer(self._key, self._store.lookup)
-        self._fetcher = ObjectFetcher(self._key, partial(FileLanding, self._store), self._store.adopt)
+        self._objects = ObjectServer(self._trust, self._store.lookup)
+        self._fetcher = ObjectFetcher(self._trust, partial(FileLanding, self._store), self._store.adopt)
         self._orphans = Orphans(loop)
         self._memory = MemoryWatch(loop, lambda task, attempt, peak: self._post(OverMemory(task, attempt, peak)))
         self._programs = ProgramRunner(
@@ -245,10 +249,10 @@ class WorkerShell:
     async def _connect(self, host: str, port: int) -> Link | None:
         """Try until the server is there or the worker is stopped."""
         pause_s = RECONNECT_PAUSE_S
-        said = ""
+        said, say_again_s = "", 0.0
         while not self._stopping.is_set():
             try:
-                return await connect(host, port, "worker", self._key, self._decoder, self)
+                return await connect(host, port, "worker", self._trust, self._decoder, self)
             except (KeyRefused, VersionMismatch) as error:
                 if isinstance(error, VersionMismatch) or self._core.keeps_until is None:
                     raise
@@ -256,8 +260,8 @@ class WorkerShell:
                     said = str(error)
                     _log.warning("%s; trying again, as ours may come back", error)
             except ConnectError as error:
-                if str(error) != said:
-                    said = str(error)
+                if str(error) != said or time.monotonic() > say_again_s:
+                    said, say_again_s = str(error), time.monotonic() + _SAY_AGAIN_S
                     _log.info("%s; trying again until it is there", error)
             try:
                 async with asyncio.timeout(pause_s):
@@ -281,8 +285,9 @@ class WorkerShell:
         own = (_own_name(), cpus, extras, own_host, port, handover, self._symbols)
         link.send([RegisterWorker(*own, left_ms, self._before)])
         _log.info(
-            "connected to %s, %d cpus, objects at port %d, directory %s",
+            "connected to %s%s, %d cpus, objects at port %d, directory %s",
             link.peer,
+            ", encrypted" if link.encrypted else "",
             cpus,
             port,
             self._directory.path,
@@ -338,6 +343,8 @@ class WorkerShell:
                             story = "a server is there that takes nothing up (another journal, or none): dropping %s"
                             _log.warning(story, self._what_is_here())
                     self._before = message.server, message.incarnation, message.worker
+                    self._objects.belong_to(message.server)
+                    self._fetcher.show(ALL_SESSIONS, self._trust.ticket(message.server, ALL_SESSIONS))
                     self._stay_alive(link, message.silence_ms / 1000)
         if any(isinstance(message, StopWorker) for message in messages):
             self._stopping.set()  # what follows is no news: the server goes, too
@@ -467,6 +474,10 @@ class WorkerShell:
                 self._relay(effect)
             case TakePiece():
                 self._take_piece(effect)
+            case HangUp():
+                if self._link is not None:
+                    _log.warning("the server broke the protocol: %s", effect.reason)
+                    self._link.abort(effect.reason)
             case SaveObject():
                 self._checkpoints.write(effect.object, effect.path)
             case StartTrace():
@@ -495,7 +506,11 @@ class WorkerShell:
         def done(_task: int, value: DataObject | None, error: str, duration_us: int) -> None:
             self._on_program_done(task, value, error, duration_us)
 
-        inputs = [self._store.get(i) for i in task.inputs]
+        try:
+            inputs = [self._store.get(i) for i in task.inputs]
+        except (ValueError, OSError) as error:  # what its maker sent is no object, or cannot be read
+            self._post(Failed(task.id, task.attempt, f"an input of the task is damaged: {error}"))
+            return
         variables = self._hardware.variables(task.cpus, task.gpus)
         cores = self._hardware.core_ids(task.cores)
         if not cores:

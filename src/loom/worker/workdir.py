@@ -7,23 +7,26 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
-import shutil
+import re
 import stat
 import tempfile
 import time
 from contextlib import suppress
-from pathlib import Path
 from typing import Final
 
 from loom.errors import LoomError
+from loom.executors.removal import open_folder, remove_folder
 from loom.executors.trees import end_below
+from loom.files import OWN_FOLDER, make_folders
 from loom.limits import MIB
 from loom.worker.disk import is_in_memory
 
 _PREFIX: Final = "loom-worker-"
 _DRAFT_PREFIX: Final = ".loom-worker-"
 _DRAFT_S: Final = 3600.0  # one that is older was left by a worker that was killed in that moment
+_NAME: Final = re.compile(r"loom-worker-\d+-\w+|\.loom-worker-\w+")
 _LOCK: Final = ".lock"
+_LOCK_FLAGS: Final = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _GIVE_UP_S: Final = 5.0  # processes that have not ended by then are stuck in the kernel, or not ours
 _SHM: Final = "/dev/shm"
 _DISK: Final = "/var/tmp"  # for temporary files that survive a restart, so it is never in memory as /tmp may be
@@ -80,11 +83,12 @@ class _OwnDirectory:
 
     def __init__(self, parent: str, option: str) -> None:
         try:
-            os.makedirs(parent, exist_ok=True)
+            make_folders(parent, OWN_FOLDER)
+            _check_parent(parent, option)
             sweep(parent)
             # Under its own name it is locked from the first moment, so that no worker that starts now sweeps it.
             draft = tempfile.mkdtemp(prefix=_DRAFT_PREFIX, dir=parent)
-            self._lock = os.open(f"{draft}/{_LOCK}", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+            self._lock = os.open(f"{draft}/{_LOCK}", _LOCK_FLAGS | os.O_CREAT | os.O_EXCL, 0o600)
             fcntl.flock(self._lock, fcntl.LOCK_EX)
             self.path = f"{parent}/{_PREFIX}{os.getpid()}-{draft.rpartition('-')[2]}"
             os.rename(draft, self.path)
@@ -99,9 +103,25 @@ class _OwnDirectory:
         return path
 
     def remove(self) -> None:
-        with suppress(OSError):
-            _remove(Path(self.path))
-        os.close(self._lock)
+        try:
+            with suppress(OSError):
+                folder = open_folder(self.path)
+                try:
+                    _remove(folder, self.path)
+                finally:
+                    os.close(folder)
+        finally:
+            os.close(self._lock)
+
+
+def _check_parent(parent: str, option: str) -> None:
+    """LoomError where others could put something of theirs in the place of our directory."""
+    status = os.stat(parent)
+    if status.st_mode & stat.S_IWOTH and not status.st_mode & stat.S_ISVTX:
+        raise LoomError(
+            f"everybody may rename what is in {parent} (mode {status.st_mode & 0o7777:04o}), also what a worker keeps "
+            f"there: chmod +t {parent}, or name a directory of your own with {option}"
+        )
 
 
 def _is_on_disk(path: str) -> bool:
@@ -125,41 +145,65 @@ def _default_base() -> str:
 def sweep(parent: str) -> None:
     """Remove directories of dead workers of this user below `parent`, and kill the programs that still run in them:
     of a worker that was killed together with its supervisor.
+
+    Anybody may make directories with such names in a place for temporary files. So nothing is opened by its whole path
+    after it was looked at, and no link is followed.
     """
-    for directory in (*Path(parent).glob(f"{_PREFIX}*"), *Path(parent).glob(f"{_DRAFT_PREFIX}*")):
+    try:
+        names = [name for name in os.listdir(parent) if _NAME.fullmatch(name)]
+        at = os.open(parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC) if names else -1
+    except OSError:
+        return
+    for name in names:
+        with suppress(OSError):  # not ours, or gone already
+            _sweep_one(name, at)
+    if names:
+        os.close(at)
+
+
+def _sweep_one(name: str, at: int) -> None:
+    status = os.stat(name, dir_fd=at, follow_symlinks=False)
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
+        return
+    if name.startswith(_DRAFT_PREFIX) and time.time() - status.st_mtime < _DRAFT_S:
+        return
+    folder = open_folder(name, at)
+    try:
+        if not os.path.samestat(os.fstat(folder), status):
+            return
+        path = os.readlink(f"/proc/self/fd/{folder}")
         try:
-            status = directory.lstat()
-            if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
-                continue
-            if directory.name.startswith(_DRAFT_PREFIX) and time.time() - status.st_mtime < _DRAFT_S:
-                continue
-            lock = os.open(directory / _LOCK, os.O_RDWR | os.O_CLOEXEC)
+            lock = os.open(_LOCK, _LOCK_FLAGS, dir_fd=folder)
         except FileNotFoundError:  # gone already, but for the last step of `_remove`
-            with suppress(OSError):
-                directory.rmdir()
-            continue
-        except OSError:  # not ours
-            continue
+            os.rmdir(name, dir_fd=at)
+            return
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            left = end_below(str(directory), _GIVE_UP_S)
+            if not stat.S_ISREG(os.fstat(lock).st_mode):
+                return
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # OSError: its worker lives
+            left = end_below(path, _GIVE_UP_S)
             if left:
-                _log.warning("processes that a dead worker has left in %s cannot be ended: %s", directory, left)
-            _remove(directory)
-        except OSError:
-            pass  # its worker lives
+                _log.warning("processes that a dead worker has left in %s cannot be ended: %s", path, left)
+            _remove(folder, path)
         finally:
             os.close(lock)
+    finally:
+        os.close(folder)
 
 
-def _remove(directory: Path) -> None:
+def _remove(folder: int, path: str) -> None:
     """The lock goes last: as long as anything else is there, the next worker that starts tries again."""
-    for entry in directory.iterdir():
-        if entry.name != _LOCK:
-            shutil.rmtree(entry, ignore_errors=True)
-    if os.listdir(directory) == [_LOCK]:
-        (directory / _LOCK).unlink()
-        directory.rmdir()
+    for name in os.listdir(folder):
+        if name == _LOCK:
+            continue
+        with suppress(OSError):
+            if stat.S_ISDIR(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
+                remove_folder(name, folder)
+            else:
+                os.unlink(name, dir_fd=folder)
+    if os.listdir(folder) == [_LOCK]:
+        os.unlink(_LOCK, dir_fd=folder)
+        os.rmdir(path)
 
 
 def sweep_all(base: str | None, spill_base: str | None) -> None:

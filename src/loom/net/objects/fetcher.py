@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from loom.limits import CONNECT_TIMEOUT_S, FETCH_IDLE_TIMEOUT_S
-from loom.messages import DataReply, PeerAddress
+from loom.messages import DataReply, OpenData, PeerAddress
 from loom.net.link import Link, connect
 from loom.net.objects.handover import HandoverLink, connect_handover
 from loom.net.objects.lane import Adopt, Done, Fetched, Land, Landing, Lane, Opening, Request, Unserved
+from loom.net.trust import Trust
 from loom.wire.codec import Decoder
 
 __all__ = ["Fetched", "Landing", "ObjectFetcher"]
@@ -28,15 +29,27 @@ class ObjectFetcher:
     descriptor, where it fails too. Both may raise OSError, which fails the fetch.
     """
 
-    def __init__(self, key: bytes, land: Land, adopt: Adopt, idle_timeout_s: float = FETCH_IDLE_TIMEOUT_S) -> None:
-        self._key = key
+    def __init__(self, trust: Trust, land: Land, adopt: Adopt, idle_timeout_s: float = FETCH_IDLE_TIMEOUT_S) -> None:
+        self._trust = trust
         self._land = land
         self._adopt = adopt
         self.idle_timeout_s = idle_timeout_s
         """May be changed at any time."""
         self._decoder = Decoder(DataReply)
         self._lanes: dict[tuple[str, int, str], _Lanes] = {}
+        self._opening = OpenData(0, b"")
         self._closed = False
+
+    def show(self, session: int, ticket: bytes) -> None:
+        """From now on prove with this that objects of the session may be fetched. Before the first `fetch`.
+
+        Another ticket than before ends the connections that were opened with that, and what is fetched over them.
+        """
+        opening = OpenData(session, ticket)
+        if opening != self._opening:
+            self._opening = opening
+            self._close_lanes("another server")
+            self._lanes.clear()
 
     def fetch(self, peer: PeerAddress, objects: Sequence[int], done: Done) -> None:
         """`done(object, fetched, reason, unreachable)` is called once for every object, never from inside this call.
@@ -55,10 +68,13 @@ class ObjectFetcher:
     def close(self) -> None:
         """Every fetch under way ends with None, from inside this call."""
         self._closed = True
+        self._close_lanes("closed")
+
+    def _close_lanes(self, reason: str) -> None:
         for lanes in self._lanes.values():
-            lanes.tcp.close("closed")
+            lanes.tcp.close(reason)
             if lanes.handover is not None:
-                lanes.handover.close("closed")
+                lanes.handover.close(reason)
 
     def _lanes_to(self, peer: PeerAddress) -> _Lanes:
         place = (peer.host, peer.port, peer.handover)
@@ -72,14 +88,18 @@ class ObjectFetcher:
     def _tcp_lane(self, host: str, port: int) -> Lane:
         async def opening(lane: Lane) -> Link:
             timeout_s = min(CONNECT_TIMEOUT_S, self.idle_timeout_s)
-            return await connect(host, port, "data", self._key, self._decoder, lane, timeout_s)
+            link = await connect(host, port, "data", self._trust, self._decoder, lane, timeout_s)
+            link.send([self._opening])
+            return link
 
         return self._lane(opening, _fail)
 
     def _handover_lane(self, name: str, tcp: Lane) -> Lane:
         async def opening(lane: Lane) -> HandoverLink:
             timeout_s = min(_HANDOVER_TIMEOUT_S, self.idle_timeout_s)
-            return await connect_handover(name, "data", self._key, self._decoder, lane, timeout_s)
+            link = await connect_handover(name, "data", self._trust, self._decoder, lane, timeout_s)
+            link.send([self._opening])
+            return link
 
         return self._lane(opening, lambda request, *_: tcp.ask([request]))
 

@@ -10,7 +10,6 @@ import asyncio
 import errno
 import logging
 import os
-import secrets
 import socket
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -19,8 +18,9 @@ from typing import Final, NamedTuple, Protocol
 from loom.errors import ConnectError, ProtocolError
 from loom.limits import KIB, MAX_FRAME_BYTES, MAX_HANDOVER_FDS, MAX_HANDSHAKE_BYTES
 from loom.messages import Message
+from loom.net.trust import Trust
 from loom.wire.codec import Decoder, encode_payload
-from loom.wire.handshake import NONCE_BYTES, Connecting, Handshake, Role
+from loom.wire.handshake import Connecting, Handshake, Role
 
 _log = logging.getLogger(__name__)
 
@@ -254,7 +254,7 @@ def handover_socket() -> socket.socket:
 
 
 async def connect_handover(
-    name: str, role: Role, key: bytes, decoder: Decoder, handler: HandoverHandler, timeout_s: float
+    name: str, role: Role, trust: Trust, decoder: Decoder, handler: HandoverHandler, timeout_s: float
 ) -> HandoverLink:
     """Open a link to the handover socket of that name. Raises ConnectError: on another host at once."""
     opened: asyncio.Future[HandoverLink] = asyncio.get_running_loop().create_future()
@@ -276,7 +276,7 @@ async def connect_handover(
     except OSError as error:
         sock.close()
         raise ConnectError(f"handover socket {name}: {error.strerror}") from None
-    greeting = HandoverGreeting(sock, Connecting(key, role, secrets.token_bytes(NONCE_BYTES)), established, refused)
+    greeting = HandoverGreeting(sock, trust.handshake(Connecting, role), established, refused)
     try:
         async with asyncio.timeout(timeout_s):
             return await opened

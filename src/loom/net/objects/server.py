@@ -12,9 +12,10 @@ from loom.net.greeting import HalfOpen
 from loom.net.link import Link, LinkHandler
 from loom.net.listener import Listener, listen
 from loom.net.objects.handover import HandoverGreeting, HandoverLink, handover_socket
-from loom.net.objects.service import BulkService, HandoverService, Held, Lookup
+from loom.net.objects.service import BulkService, HandoverService, Held, Lookup, Scope
+from loom.net.trust import Trust
 from loom.wire.codec import Decoder
-from loom.wire.handshake import NONCE_BYTES, Accepting, Role
+from loom.wire.handshake import Accepting, Role
 
 __all__ = ["Held", "Lookup", "ObjectServer"]
 
@@ -25,19 +26,28 @@ _ACCEPT_PAUSE_S: Final = 1.0  # after a failure to accept (no more open files al
 
 
 class ObjectServer:
-    """Gives what `lookup` finds to everybody who proves the key."""
+    """Gives what `lookup` finds to whoever proves the key, and shows a ticket for the session of what he asks for:
+    of the server that `belong_to` has named.
+    """
 
-    def __init__(self, key: bytes, lookup: Lookup) -> None:
-        self._key = key
+    def __init__(self, trust: Trust, lookup: Lookup) -> None:
+        self._trust = trust
         self._lookup = lookup
         self._half_open = HalfOpen()
         self._links: set[Link | HandoverLink] = set()
         self._listener: Listener | None = None
         self._handover: socket.socket | None = None
+        self._server: int | None = None
+
+    def belong_to(self, server: int) -> None:
+        """The objects are this server's from now on. Links that were opened for those of another one are ended."""
+        if server != self._server:
+            self._server = server
+            self._end_links("another server")
 
     async def start(self, host: str) -> tuple[int, str]:
         """Listen on a free port of `host`; the port and the name of the handover socket. Raises LoomError."""
-        self._listener = await listen(host, 0, self._key, self, role="objects")
+        self._listener = await listen(host, 0, self._trust, self, role="objects")
         name = f"loom-{secrets.token_hex(16)}"
         self._handover = handover_socket()
         self._handover.bind("\0" + name)
@@ -54,13 +64,19 @@ class ObjectServer:
             self._handover.close()
             self._handover = None
         self._half_open.close()
+        self._end_links("closed")
+
+    def _end_links(self, reason: str) -> None:
         for link in list(self._links):
-            link.abort("closed")
+            link.abort(reason)
 
     def on_link(self, link: Link, role: Role) -> tuple[Decoder, LinkHandler]:
         """Called by the listener."""
         self._links.add(link)
-        return Decoder(DataRequest), BulkService(self._lookup, self._links.discard)
+        return Decoder(DataRequest), BulkService(self._lookup, Scope(self._ticket_of), self._links.discard)
+
+    def _ticket_of(self, session: int) -> bytes | None:
+        return self._trust.ticket(self._server, session) if self._server is not None else None
 
     def _accept(self) -> None:
         assert self._handover is not None
@@ -75,7 +91,7 @@ class ObjectServer:
             loop.call_later(_ACCEPT_PAUSE_S, self._accept_again)
             return
         sock.setblocking(False)
-        handshake = Accepting(self._key, "objects", secrets.token_bytes(NONCE_BYTES))
+        handshake = self._trust.handshake(Accepting, "objects")
         self._half_open.enter(HandoverGreeting(sock, handshake, self._on_established, self._on_refused))
 
     def _accept_again(self) -> None:
@@ -84,7 +100,7 @@ class ObjectServer:
 
     def _on_established(self, greeting: HandoverGreeting, sock: socket.socket) -> None:
         self._half_open.leave(greeting)
-        service = HandoverService(self._lookup, self._links.discard)
+        service = HandoverService(self._lookup, Scope(self._ticket_of), self._links.discard)
         self._links.add(HandoverLink(sock, "a process of this host", Decoder(DataRequest), service))
 
     def _on_refused(self, greeting: HandoverGreeting, error: ConnectError) -> None:

@@ -1,19 +1,23 @@
 """Answers the requests of one link, in their order, as fast as the peer takes the answers and no faster."""
 
 import asyncio
+import hmac
 import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from loom.data.buffers import Cursor, Segment, join, segment_view, total_size
+from loom.errors import ProtocolError
+from loom.ids import session_of
 from loom.limits import BULK_PIECE_BYTES, KIB, MIB, SMALL_OBJECT_BYTES
-from loom.messages import FetchObjects, Message, ObjectComes, ObjectMissing
+from loom.messages import FetchObjects, Message, ObjectComes, ObjectMissing, OpenData
 from loom.net.link import Link
 from loom.net.objects.handover import HandoverLink
 from loom.net.objects.parts import Parts, open_parts
 from loom.wire.codec import encode
 from loom.wire.framing import bulk_header
+from loom.wire.tickets import ALL_SESSIONS
 
 _log = logging.getLogger(__name__)
 
@@ -28,17 +32,55 @@ Held = bytes | tuple[bytes, Sequence[Segment]]
 Lookup = Callable[[int], Held | None]
 
 
+class Scope:
+    """What one link may ask for: nothing before it has shown a ticket, then what is in its session.
+
+    `ticket_of` gives the ticket of a session, None while this process has no server.
+    """
+
+    def __init__(self, ticket_of: Callable[[int], bytes | None]) -> None:
+        self._ticket_of = ticket_of
+        self._session: int | None = None
+
+    def asked_for(self, messages: list[Message]) -> list[int]:
+        """Raises ProtocolError for an object that is not in the scope."""
+        wanted: list[int] = []
+        for message in messages:
+            if isinstance(message, OpenData):
+                self._open(message)
+                continue
+            assert isinstance(message, FetchObjects)  # the decoder knows no other
+            session = self._session
+            if session is None:
+                raise ProtocolError("it asks for objects without a ticket")
+            if session != ALL_SESSIONS:
+                for number in message.objects:
+                    if session_of(number) != session:
+                        raise ProtocolError(f"session {session} asks for an object of session {session_of(number)}")
+            wanted += message.objects
+        return wanted
+
+    def _open(self, message: OpenData) -> None:
+        if self._session is not None:
+            raise ProtocolError("it shows a second ticket")
+        expected = self._ticket_of(message.session)
+        if expected is None or not hmac.compare_digest(message.ticket, expected):
+            raise ProtocolError(f"its ticket is not of session {message.session} of this worker's server")
+        self._session = message.session
+
+
 class BulkService:
     """Serves a TCP link: small objects in messages, large payloads in bulk frames."""
 
-    def __init__(self, lookup: Lookup, ended: Callable[[Link], None]) -> None:
+    def __init__(self, lookup: Lookup, scope: Scope, ended: Callable[[Link], None]) -> None:
         self._lookup = lookup
+        self._scope = scope
         self._ended = ended
         self._wanted: deque[int] = deque()
         self._output: Iterator[bytes | bytearray | memoryview] | None = None
 
     def on_messages(self, link: Link, messages: list[Message]) -> None:
-        self._wanted.extend(_asked_for(messages))
+        self._wanted.extend(self._scope.asked_for(messages))
         if self._output is None:
             self._output = self._answers()
             self._pump(link)
@@ -91,14 +133,15 @@ class HandoverService:
     What cannot be handed over is called missing here; the fetcher asks for it over TCP.
     """
 
-    def __init__(self, lookup: Lookup, ended: Callable[[HandoverLink], None]) -> None:
+    def __init__(self, lookup: Lookup, scope: Scope, ended: Callable[[HandoverLink], None]) -> None:
         self._lookup = lookup
+        self._scope = scope
         self._ended = ended
         self._wanted: deque[int] = deque()
         self._output: Iterator[tuple[list[Message], list[int]]] | None = None
 
     def on_messages(self, link: HandoverLink, messages: list[Message]) -> None:
-        self._wanted.extend(_asked_for(messages))
+        self._wanted.extend(self._scope.asked_for(messages))
         if self._output is None:
             self._output = self._answers()
             self._pump(link)
@@ -158,12 +201,6 @@ class _Batch:
     def take(self) -> list[Message]:
         messages, self.messages, self._size_bytes = self.messages, [], 0
         return messages
-
-
-def _asked_for(messages: list[Message]) -> Iterator[int]:
-    for message in messages:
-        assert isinstance(message, FetchObjects)  # the decoder knows no other
-        yield from message.objects
 
 
 def _answer(number: int, held: Held | None) -> tuple[ObjectComes | ObjectMissing, Sequence[Segment]]:
