@@ -1,6 +1,7 @@
 """Links that are encrypted: when they are, what somebody in between sees and can do, and who never gets that far."""
 
 import asyncio
+import os
 import secrets
 import socket
 import ssl
@@ -644,5 +645,80 @@ def test_bulk_given_up_while_it_begins(runner: asyncio.Runner) -> None:
         assert b.recv(100) == b"", "its end is closed"
         assert protocol.events == []
         b.close()
+
+    runner.run(test())
+
+
+def test_bulk_that_its_protocol_has_no_room_for(runner: asyncio.Runner) -> None:
+    """The loop must go on, whatever a protocol does."""
+
+    async def test() -> None:
+        ours, here, _theirs, there = await threaded_pair()
+        there._buffer = bytearray()
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)
+        ours.write(b"something")
+        await there.until(lambda: "lost" in there.events)
+        await here.until(lambda: "lost" in here.events)
+
+    runner.run(test())
+
+
+@pytest.mark.parametrize("role", ["client", "data"])
+def test_noise_inside_of_tls(runner: asyncio.Runner, role: Role) -> None:
+    """From who has the key: no hello, and more than one."""
+
+    async def test() -> None:
+        there = Record()
+        listener = await listen("127.0.0.1", 0, ALWAYS, there, role="server" if role == "client" else "objects")
+        for noise in (b"\x93" * 81, b"GET / HTTP/1.1\r\n\r\n" * 10, bytes(1 << 16)):
+            with await raw_connection(listener.port) as sock:
+                await shake_hands(sock, Connecting(KEY, role, secrets.token_bytes(NONCE_BYTES)))
+                reader, writer = await encrypted(sock.dup(), encryption_context(KEY, None, accepting=False))
+                writer.write(noise)
+                with suppress(ConnectionError, ssl.SSLError):
+                    await reader.read()
+                writer.close()
+        assert there.links == []
+        link = await connected(listener.port, role=role)
+        link.abort("enough")
+        listener.close()
+
+    runner.run(test())
+
+
+def test_bulk_where_no_thread_can_be_started(runner: asyncio.Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(thread: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async def test() -> None:
+        context = ALWAYS.context(accepting=True)
+        before = len(os.listdir("/proc/self/fd"))
+        a, b = socket.socketpair()
+        monkeypatch.setattr("threading.Thread.start", refuse)
+        with pytest.raises(OSError, match="can't start new thread"):
+            await ThreadedTransport(a, context, Counting(), accepting=True).start()
+        b.close()
+        assert len(os.listdir("/proc/self/fd")) == before
+
+    runner.run(test())
+
+
+def test_both_ends_close(runner: asyncio.Runner) -> None:
+    """In any order, some turns of the loop apart: each is told once."""
+
+    async def test() -> None:
+        peer = Record()
+        async with listening(peer) as listener:
+            for turns in range(8):
+                here = Record()
+                link = await connected(listener.port, record=here)
+                await peer.until(lambda number=turns + 1: len(peer.links) == number)
+                peer.links[-1].close()
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+                link.close()
+                await here.until_closed()
+                await peer.until(lambda number=turns + 1: peer.events.count("closed") == number)
+                assert here.events.count("closed") == 1
 
     runner.run(test())

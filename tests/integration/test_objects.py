@@ -25,7 +25,7 @@ from loom.limits import BULK_PIECE_BYTES, MAX_HANDOVER_FDS, SMALL_OBJECT_BYTES
 from loom.messages import FetchObjects, Message, ObjectComes, ObjectMissing, OpenData, PeerAddress
 from loom.net.link import Link
 from loom.net.objects import Fetched, Held, ObjectFetcher, ObjectServer
-from loom.net.objects.handover import HandoverLink
+from loom.net.objects.handover import HandoverLink, handover_socket
 from loom.net.objects.service import BulkService, HandoverService, Scope
 from loom.net.trust import Encryption, Trust
 from loom.wire.codec import encode
@@ -921,3 +921,73 @@ def test_request_that_is_none(runner: asyncio.Runner, caplog: pytest.LogCaptureF
 
     runner.run(test())
     assert "malformed message" in caplog.text
+
+
+STRANGER = """
+import os, socket, sys
+sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+os.setuid(65534)
+if sys.argv[1] == "listen":
+    sock.bind("\\0" + sys.argv[2])
+    sock.listen()
+    print("ready", flush=True)
+    sys.stdin.read()
+else:
+    sock.connect("\\0" + sys.argv[2])
+    print("ready", flush=True)
+    print(sock.recv(100), flush=True)
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
+@pytest.mark.parametrize("verb", ["listen", "connect"])
+def test_another_user_at_a_handover_socket(runner: asyncio.Runner, verb: str, caplog: pytest.LogCaptureFixture) -> None:
+    """He has taken the name of a holder that has died, or connects to one that lives."""
+
+    async def test() -> None:
+        async with serving({1: b"\0a"}, "handover") as (fetcher, peer, _):
+            if verb == "listen":
+                peer = PeerAddress(1, "w", "127.0.0.1", peer.port, f"loom-{secrets.token_hex(16)}")
+            command = [sys.executable, "-c", STRANGER, verb, peer.handover]
+            stranger = await asyncio.create_subprocess_exec(*command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+            assert stranger.stdout is not None
+            assert stranger.stdin is not None
+            assert await stranger.stdout.readline() == b"ready\n"
+            assert await Fetch(fetcher, peer, [1]).fetched() == {1: b"\0a"}, "over TCP where he listens"
+            if verb == "connect":
+                assert await stranger.stdout.readline() == b"b''\n", "not a word"
+            stranger.stdin.close()
+            await stranger.wait()
+
+    runner.run(test())
+    assert verb == "listen" or "another user's" in caplog.text
+
+
+def test_handover_that_is_passed_on(runner: asyncio.Runner) -> None:
+    """By a process of this user, even: the proofs are of one socket."""
+
+    async def test() -> None:
+        async with serving({1: b"\0a"}, "handover") as (fetcher, peer, _):
+            name = f"loom-{secrets.token_hex(16)}"
+            between, loop = handover_socket(), asyncio.get_running_loop()
+            between.bind("\0" + name)
+            between.listen()
+
+            async def pass_on(source: socket.socket, sink: socket.socket) -> None:
+                while packet := await loop.sock_recv(source, 1 << 16):
+                    await loop.sock_sendall(sink, packet)
+
+            async def relay() -> None:
+                near, _ = await loop.sock_accept(between)
+                with near, handover_socket() as far:
+                    near.setblocking(False)
+                    far.connect("\0" + peer.handover)
+                    await asyncio.wait([asyncio.create_task(pass_on(*ends)) for ends in ((near, far), (far, near))])
+
+            relaying = asyncio.create_task(relay())
+            false = PeerAddress(2, "w", "127.0.0.1", 1, name)
+            assert "127.0.0.1:1" in await Fetch(fetcher, false, [1]).reason(), "it went on to try TCP"
+            await relaying
+            between.close()
+
+    runner.run(test())

@@ -245,7 +245,7 @@ def test_never_more_than_the_bound_is_read() -> None:
 
 
 WISHES: tuple[Wish, ...] = ("none", "not in between", "encryption")
-HERE, THERE = place_of("127.0.0.1:40000", "127.0.0.1:9010"), place_of("127.0.0.1:40001", "127.0.0.1:9011")
+HERE, THERE = place_of("m", "127.0.0.1:40000", "127.0.0.1:9010"), place_of("m", "127.0.0.1:40001", "127.0.0.1:9011")
 
 
 @pytest.mark.parametrize("a_wish", WISHES)
@@ -280,3 +280,9 @@ def test_verdict_that_is_changed_on_its_way() -> None:
     assert said[0] == 3
     with pytest.raises(KeyRefused):
         b.receive(b"\1" + said[1:])
+
+
+def test_the_same_addresses_on_another_machine_are_another_place() -> None:
+    """Who has a process on both can give its second connection the port of the first one."""
+    ends = ("127.0.0.1:40000", "127.0.0.1:9010")
+    assert len({place_of("one", *ends), place_of("other", *ends), place_of("one", *reversed(ends))}) == 3

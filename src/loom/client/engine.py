@@ -191,9 +191,10 @@ class Engine:
             self._fetcher.close()
             if self._link is not None:
                 self._link.abort("the client is closed")
-            for task in self._tasks:
-                task.cancel()
-            self._loop.run_until_complete(asyncio.gather(*self._tasks, return_exceptions=True))
+            while tasks := asyncio.all_tasks(self._loop):  # one that ends may have begun another one just before
+                for task in tasks:
+                    task.cancel()
+                self._loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
             self._loop.close()
         if self._abandoned is not None:
             self._abandoned[1]()

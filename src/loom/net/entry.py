@@ -8,6 +8,7 @@ that whoever sits in between cannot join two connections of the same user.
 import asyncio
 import os
 import socket
+import ssl
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
@@ -15,7 +16,7 @@ from typing import Any, Final
 from loom.errors import ConnectError, LoomError
 from loom.limits import HANDSHAKE_TIMEOUT_S
 from loom.net.greeting import Greeting
-from loom.net.sockets import address_host, address_text
+from loom.net.sockets import address_host, address_text, this_machine
 from loom.net.threaded import ThreadedTransport
 from loom.net.trust import Trust
 from loom.wire.handshake import Accepting, Connecting, Handshake, Role, place_of
@@ -65,7 +66,7 @@ class Entry:
 
     def _begin_outer(self, own: Any, peer: Any) -> Handshake:
         ends = address_text(own), address_text(peer)
-        place = place_of(*(ends if self._side is Connecting else reversed(ends)))
+        place = place_of(this_machine(), *(ends if self._side is Connecting else reversed(ends)))
         return self._trust.handshake(self._side, self._role, self._trust.wish_for(address_host(peer)), place)
 
     def _on_outer(self, greeting: Greeting) -> None:
@@ -91,9 +92,12 @@ class Entry:
             sock.setblocking(False)
             plain.abort()
             context = self._trust.context(accepting=accepting)
-            inner = self._greeting = Greeting(self._begin_inner, partial(self._on_inner, outer), self._on_refused)
+            inner = Greeting(self._begin_inner, partial(self._on_inner, outer), self._on_refused)
+            inner.peer, self._greeting = self._greeting.peer, inner
             if self._role in _BULK_ROLES:
-                await ThreadedTransport(sock, context, inner, accepting=accepting).start()
+                transport = ThreadedTransport(sock, context, inner, accepting=accepting)
+                sock = None  # which is the transport's
+                await transport.start()
             elif accepting:
                 await loop.connect_accepted_socket(
                     lambda: inner, sock, ssl=context, ssl_handshake_timeout=HANDSHAKE_TIMEOUT_S
@@ -105,7 +109,8 @@ class Entry:
         except (OSError, LoomError) as error:
             if sock is not None:
                 sock.close()
-            reason = str(error) or "the other end has ended it, and its log may say why"
+            gave_up = isinstance(error, ConnectionError | ssl.SSLEOFError) or not str(error)
+            reason = "the other end gave it up, and its log may say why" if gave_up else str(error)
             self._refuse(ConnectError(f"the link cannot be encrypted: {reason}"))
         except asyncio.CancelledError:
             if sock is not None:
@@ -136,4 +141,5 @@ class Entry:
 
     def _end(self) -> None:
         self._over = True
+        self._task = None
         self._greeting.let_go()

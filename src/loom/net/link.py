@@ -139,7 +139,8 @@ class Link(asyncio.BufferedProtocol):
         self.closed = True
         self._reason = reason
         self._end_life()
-        self._transport.close()
+        if not self._transport.is_closing():  # asyncio's TLS takes a second time ill
+            self._transport.close()
         self._flush_timer = asyncio.get_running_loop().call_later(LINK_FLUSH_TIMEOUT_S, self._transport.abort)
 
     def abort(self, reason: str) -> None:
@@ -247,7 +248,10 @@ async def _open(address: Address, trust: Trust, role: Role, decoder: Decoder, ha
     def established(_: Entry, greeting: Greeting) -> None:
         link = link_of(greeting)
         link.attach(decoder, handler)
-        opened.set_result(link)
+        if opened.done():
+            link.abort("given up")
+        else:
+            opened.set_result(link)
 
     def refused(_: Entry, error: ConnectError) -> None:
         if not opened.done():

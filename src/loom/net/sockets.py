@@ -3,7 +3,11 @@
 import asyncio
 import errno
 import ipaddress
+import os
 import socket
+import struct
+from contextlib import suppress
+from pathlib import Path
 from typing import Any, Final
 
 from loom.errors import ConnectError, LoomError
@@ -12,6 +16,8 @@ _NOBODY: Final = asyncio.BufferedProtocol()
 BACKLOG: Final = 4096  # the queue of the kernel: who floods the port must not fill it for those who come to work
 # A host that vanished without a word is noticed after some 25 s of silence on a link.
 _KEEPALIVE: Final = ((socket.TCP_KEEPIDLE, 10), (socket.TCP_KEEPINTVL, 5), (socket.TCP_KEEPCNT, 3))
+
+_CREDENTIALS: Final = struct.Struct("3i")  # of a peer: process, user, group
 
 Address = tuple[int, Any]
 """A socket family and an address of it."""
@@ -82,12 +88,30 @@ def is_loopback(host: str) -> bool:
     return (mapped or address).is_loopback
 
 
+def this_machine() -> str:
+    """Of all machines and network namespaces, the one that this thread is in: between processes that say the same there
+    is one kernel, which has no two connections with the same addresses.
+    """
+    found = []
+    with suppress(OSError):  # no /proc: then addresses alone have to do
+        found.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
+        found.append(os.readlink("/proc/thread-self/ns/net"))
+    return " ".join(found)
+
+
+def is_own_user(sock: socket.socket) -> bool:
+    """Whether the other end of a unix socket is a process of this user."""
+    _, user, _ = _CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+    return bool(user == os.geteuid())
+
+
 def forget_protocol(transport: asyncio.BaseTransport) -> None:
     """Of a connection that is lost. TLS keeps methods of its protocol, which has the transport: a circle, and a server
     collects none.
     """
-    if transport.get_extra_info("sslcontext") is not None:
-        transport.set_protocol(_NOBODY)
+    with suppress(AttributeError):  # asyncio's own, when it was closed from both sides
+        if transport.get_extra_info("sslcontext") is not None:
+            transport.set_protocol(_NOBODY)
 
 
 def address_host(address: Any) -> str:

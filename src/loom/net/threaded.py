@@ -6,6 +6,7 @@ full.
 """
 
 import asyncio
+import errno
 import os
 import select
 import socket
@@ -18,6 +19,7 @@ from typing import Any, Final, cast
 
 from loom.limits import BULK_PIECE_BYTES, HANDSHAKE_TIMEOUT_S, LINK_HIGH_WATER_BYTES, LINK_LOW_WATER_BYTES
 
+_VANISHED_MS: Final = 60_000
 _CHUNKS: Final = 4  # that may be on their way to the loop
 _TURN_BYTES: Final = 4 * BULK_PIECE_BYTES  # written in one go before it is read again, and the other way round
 
@@ -36,6 +38,8 @@ class ThreadedTransport(asyncio.Transport):
                 "sockname": _name(sock.getsockname),
             }
         )
+        if sock.family != socket.AF_UNIX:  # a host that vanished: keep-alive says nothing while data is under way
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _VANISHED_MS)
         self._loop = asyncio.get_running_loop()
         self._protocol = protocol
         self._plain = sock
@@ -57,7 +61,17 @@ class ThreadedTransport(asyncio.Transport):
     async def start(self) -> None:
         """The TLS handshake, then `connection_made`. Raises OSError."""
         made: asyncio.Future[None] = self._loop.create_future()
-        threading.Thread(target=self._run, args=(made,), name="loom-tls", daemon=True).start()
+        try:
+            # A duplicate, so that the descriptor that `abort` shuts down is never one that was closed and is another's.
+            own = self._plain.dup()
+            try:
+                threading.Thread(target=self._run, args=(own, made), name="loom-tls", daemon=True).start()
+            except RuntimeError as error:  # a limit on processes
+                own.close()
+                raise OSError(errno.EAGAIN, str(error)) from None
+        except OSError:
+            self._release()
+            raise
         try:
             await made
         except asyncio.CancelledError:
@@ -124,9 +138,11 @@ class ThreadedTransport(asyncio.Transport):
     def _on_chunk(self, chunk: memoryview, size_bytes: int) -> None:
         begin = 0
         try:
-            while begin < size_bytes and not self._aborted:
+            while begin < size_bytes and not self._closing:  # a protocol that has closed takes nothing any more
                 room = memoryview(self._protocol.get_buffer(-1))
                 count = min(len(room), size_bytes - begin)
+                if not count:
+                    raise BufferError("a protocol gave no room for what came")
                 room[:count] = chunk[begin : begin + count]
                 begin += count
                 self._protocol.buffer_updated(count)
@@ -154,17 +170,23 @@ class ThreadedTransport(asyncio.Transport):
 
     # -- The thread ---------------------------------------------------------------------------------------------------
 
+    def _release(self) -> None:
+        with self._lock:
+            self._over = True
+            self._plain.close()
+            os.close(self._wake)
+
     def _tell(self, call: Callable[..., None], *arguments: Any) -> None:
         with suppress(RuntimeError):  # the loop is closed: nobody is there to be told
             self._loop.call_soon_threadsafe(call, *arguments)
 
-    def _run(self, made: asyncio.Future[None]) -> None:
+    def _run(self, own: socket.socket, made: asyncio.Future[None]) -> None:
         error: OSError | None = None
         try:
-            # A duplicate, so that the descriptor that `abort` shuts down is never one that was closed and is another's.
-            with self._context.wrap_socket(
-                self._plain.dup(), server_side=self._accepting, do_handshake_on_connect=False
-            ) as secure:
+            with (
+                own,  # until it is wrapped; if the peer has left already it never is
+                self._context.wrap_socket(own, server_side=self._accepting, do_handshake_on_connect=False) as secure,
+            ):
                 secure.settimeout(HANDSHAKE_TIMEOUT_S)
                 secure.do_handshake()
                 secure.setblocking(False)
@@ -173,10 +195,7 @@ class ThreadedTransport(asyncio.Transport):
         except OSError as problem:
             error = problem.with_traceback(None)  # which has this frame, and with it all that is here
         finally:
-            with self._lock:
-                self._over = True
-                self._plain.close()
-                os.close(self._wake)
+            self._release()
             self._tell(self._on_end, error, made)
 
     def _pump(self, secure: ssl.SSLSocket) -> None:

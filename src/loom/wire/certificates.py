@@ -7,7 +7,6 @@ with the key accept, without one more file to copy, and nobody else can. What a 
 
 import hmac
 import os
-import re
 import secrets
 import ssl
 import stat
@@ -68,9 +67,9 @@ def _split(text: str) -> tuple[str, str]:
     return text[text.index("-----BEGIN CERTIFICATE-----") : begin], text[begin:]
 
 
-def _fingerprint(key: bytes) -> str:
-    """Says whether a file was made for this key."""
-    return hmac.digest(key, b"loom certificate file", "sha256")[:16].hex()
+def _signed(key: bytes, text: str) -> str:
+    """With a first line that only this key makes for this text."""
+    return f"# loom {hmac.digest(key, b'loom certificate file' + text.encode('ascii'), 'sha256').hex()}\n{text}"
 
 
 def _kept(key: bytes, key_file: Path) -> str | None:
@@ -84,7 +83,7 @@ def _kept(key: bytes, key_file: Path) -> str | None:
             text = os.read(descriptor, _MAX_FILE_BYTES).decode("ascii")
         finally:
             os.close(descriptor)
-        if re.fullmatch(_FILE.format(fingerprint=_fingerprint(key)), text):
+        if hmac.compare_digest(text, _signed(key, text.partition("\n")[2])):
             return text
     return None
 
@@ -101,13 +100,6 @@ def _is_ours(path: Path) -> bool:
 
 
 _MARK: Final = b"# loom "
-_BLOCK: Final = "-----BEGIN {0}-----\n[A-Za-z0-9+/=\n]+-----END {0}-----\n"
-_FILE: Final = (
-    "# loom {fingerprint}\n"
-    + _BLOCK.format("CERTIFICATE")
-    + _BLOCK.format("PRIVATE KEY")
-    + _BLOCK.format("CERTIFICATE")
-)
 
 
 def _keep(text: str, path: Path) -> None:
@@ -158,9 +150,5 @@ def _make(key: bytes) -> str:
     authority = Ed25519PrivateKey.from_private_bytes(hmac.digest(key, b"loom certificate authority", "sha256"))
     own = Ed25519PrivateKey.generate()
     own_text = own.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode("ascii")
-    return (
-        f"# loom {_fingerprint(key)}\n"
-        + signed("Loom authority", authority.public_key(), 1, True)
-        + own_text
-        + signed("Loom", own.public_key(), x509.random_serial_number(), False)
-    )
+    text = signed("Loom authority", authority.public_key(), 1, True) + own_text
+    return _signed(key, text + signed("Loom", own.public_key(), x509.random_serial_number(), False))

@@ -13,10 +13,10 @@ change; that of the rest may change with the version. Every part has a fixed siz
 proof has been checked.
 
 Beside the role a hello says what its end wishes for: that the link is encrypted, or that it is where somebody sits in
-between, or nothing. The place, which are the two addresses of the connection as the accepting end sees them, tells
-whether somebody does: who has to pass a handshake on makes a second connection, from another port. The link is
-encrypted where the stronger one of the two wishes has it so: TLS follows, and then the same handshake inside of it
-(`net.entry`). Nobody in between can change that unseen.
+between, or nothing. The place, which are the machine and the two addresses of the connection as the accepting end sees
+them, tells whether somebody does: who has to pass a handshake on makes a second connection, on this machine from
+another port. The link is encrypted where the stronger one of the two wishes has it so: TLS follows, and then the same
+handshake inside of it (`net.entry`). Nobody in between can change that unseen.
 """
 
 import hashlib
@@ -220,9 +220,9 @@ class Accepting(Handshake):
         self._establish(verdict == _IN_BETWEEN)
 
 
-def place_of(connecting: str, accepting: str) -> bytes:
-    """PLACE_BYTES from the address of each end, with its port, as one of them sees both."""
-    return hashlib.sha256(f"{connecting} {accepting}".encode()).digest()[:PLACE_BYTES]
+def place_of(machine: str, connecting: str, accepting: str) -> bytes:
+    """PLACE_BYTES from the addresses (with ports) of both ends, as one of them sees them, and the machine it is on."""
+    return hashlib.sha256(f"{machine} {connecting} {accepting}".encode()).digest()[:PLACE_BYTES]
 
 
 def _proof(key: bytes, side: bytes, said: bytes) -> bytes:

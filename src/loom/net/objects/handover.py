@@ -1,8 +1,11 @@
 """Links over a unix socket that keeps message boundaries and can hand descriptors over.
 
 The socket's name is in the abstract namespace: reaching it proves that both ends are on one host (more exactly, in one
-network namespace). A list of messages travels in one packet or several; the first byte of each says whether more
-follow. Descriptors travel with the first.
+network namespace). Everybody on it can see the name, and take it when its owner has died. So both ends look whose
+process the other one is, and a handshake that is not of this very socket is refused.
+
+A list of messages travels in one packet or several; the first byte of each says whether more follow. Descriptors travel
+with the first.
 """
 
 import array
@@ -18,9 +21,10 @@ from typing import Final, NamedTuple, Protocol
 from loom.errors import ConnectError, ProtocolError
 from loom.limits import KIB, MAX_FRAME_BYTES, MAX_HANDOVER_FDS, MAX_HANDSHAKE_BYTES
 from loom.messages import Message
+from loom.net.sockets import is_own_user, this_machine
 from loom.net.trust import Trust
 from loom.wire.codec import Decoder, encode_payload
-from loom.wire.handshake import Connecting, Handshake, Role
+from loom.wire.handshake import Connecting, Handshake, Role, place_of
 
 _log = logging.getLogger(__name__)
 
@@ -234,6 +238,8 @@ class HandoverGreeting:
             refusal = refusal or ConnectError(str(error))
         if refusal is not None:
             self._refuse(refusal)
+        elif self._handshake.encrypted:
+            self._refuse(ConnectError("it is not the socket that it was taken for"))
         elif self._handshake.established:
             self._end()
             self._established(self, self._sock)
@@ -247,6 +253,11 @@ class HandoverGreeting:
     def _end(self) -> None:
         self._over = True
         self._loop.remove_reader(self._sock.fileno())
+
+
+def handover_place(name: str) -> bytes:
+    """As for other links (`wire.handshake`): there is one socket of that name in this network namespace."""
+    return place_of(this_machine(), "handover", name)
 
 
 def handover_socket() -> socket.socket:
@@ -273,10 +284,13 @@ async def connect_handover(
     sock = handover_socket()
     try:
         sock.connect("\0" + name)
+        if not is_own_user(sock):
+            raise ConnectionRefusedError(errno.EACCES, "another user listens there")
     except OSError as error:
         sock.close()
         raise ConnectError(f"handover socket {name}: {error.strerror}") from None
-    greeting = HandoverGreeting(sock, trust.handshake(Connecting, role), established, refused)
+    handshake = trust.handshake(Connecting, role, "not in between", handover_place(name))
+    greeting = HandoverGreeting(sock, handshake, established, refused)
     try:
         async with asyncio.timeout(timeout_s):
             return await opened

@@ -11,8 +11,9 @@ from loom.messages import DataRequest
 from loom.net.greeting import HalfOpen
 from loom.net.link import Link, LinkHandler
 from loom.net.listener import Listener, listen
-from loom.net.objects.handover import HandoverGreeting, HandoverLink, handover_socket
+from loom.net.objects.handover import HandoverGreeting, HandoverLink, handover_place, handover_socket
 from loom.net.objects.service import BulkService, HandoverService, Held, Lookup, Scope
+from loom.net.sockets import is_own_user
 from loom.net.trust import Trust
 from loom.wire.codec import Decoder
 from loom.wire.handshake import Accepting, Role
@@ -37,6 +38,7 @@ class ObjectServer:
         self._links: set[Link | HandoverLink] = set()
         self._listener: Listener | None = None
         self._handover: socket.socket | None = None
+        self._handover_name = ""
         self._server: int | None = None
 
     def belong_to(self, server: int) -> None:
@@ -48,7 +50,7 @@ class ObjectServer:
     async def start(self, host: str) -> tuple[int, str]:
         """Listen on a free port of `host`; the port and the name of the handover socket. Raises LoomError."""
         self._listener = await listen(host, 0, self._trust, self, role="objects")
-        name = f"loom-{secrets.token_hex(16)}"
+        name = self._handover_name = f"loom-{secrets.token_hex(16)}"
         self._handover = handover_socket()
         self._handover.bind("\0" + name)
         self._handover.listen(_BACKLOG)
@@ -91,7 +93,11 @@ class ObjectServer:
             loop.call_later(_ACCEPT_PAUSE_S, self._accept_again)
             return
         sock.setblocking(False)
-        handshake = self._trust.handshake(Accepting, "objects")
+        if not is_own_user(sock):
+            _log.warning("refused a handover link: it is another user's")
+            sock.close()
+            return
+        handshake = self._trust.handshake(Accepting, "objects", "not in between", handover_place(self._handover_name))
         self._half_open.enter(HandoverGreeting(sock, handshake, self._on_established, self._on_refused))
 
     def _accept_again(self) -> None:
