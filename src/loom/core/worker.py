@@ -490,6 +490,9 @@ class WorkerCore:
         self._returns.taking.clear()
         self.saving.clear()
         self._kinds.clear()
+        self._effects[:] = [
+            effect for effect in self._effects if not isinstance(effect, Relay)
+        ]  # asked for just before
 
     def _on_drain(self, until: float) -> None:
         """Give back what has not started; what runs may go on until then. Without a server all is void at once."""
