@@ -327,10 +327,15 @@ def test_many_connections_one_after_the_other(door: Door, who: str) -> None:
     times = 100 if who.startswith("good") or "TLS" in who else 2000
     come_and_go(times // 4)
     door.serve()
-    before = door.growth_bytes()
-    come_and_go(times)
-    door.serve()
-    assert door.growth_bytes() - before < MIB
+    rounds = []
+    for _ in range(4):  # a leak shows in each of them, and what an allocator takes in stock in one or two
+        before = door.growth_bytes()
+        come_and_go(times)
+        door.serve()
+        rounds.append(door.growth_bytes() - before)
+        if rounds[-1] < MIB:
+            return
+    raise AssertionError(f"it grew by {rounds} bytes")
 
 
 @pytest.mark.parametrize("stage", ["at once", "within the hello", "after the hello", "after the proof"])

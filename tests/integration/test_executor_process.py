@@ -109,6 +109,7 @@ class Owner:
 
 @pytest.fixture
 def owner(tmp_path: Path, adopts_orphans: None) -> Iterator[Owner]:
+    gc.collect()  # what earlier tests have left to it
     before = len(os.listdir("/proc/self/fd"))
     owner = Owner(tmp_path)
     descriptors = len(os.listdir("/proc/self/fd"))
@@ -123,7 +124,7 @@ def owner(tmp_path: Path, adopts_orphans: None) -> Iterator[Owner]:
     owner.orphans.close()
     owner.loop.close()
     gc.collect()
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before
     assert not list(tmp_path.glob("x*")), "output files are left"
 
 
