@@ -226,7 +226,9 @@ class Relay:
             other.shutdown(socket.SHUT_WR)
 
     def leave(self) -> None:
+        """When both ends have closed it, which they have to do by themselves."""
         self._thread.join(PATIENCE_S)
+        assert not self._thread.is_alive(), "a closed client has left its socket open"
 
 
 @contextmanager

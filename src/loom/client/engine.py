@@ -59,6 +59,7 @@ _log = logging.getLogger(__name__)
 
 _COLLECT_S: Final = 0.2  # how long a collected future may wait until the server hears of it
 _TOKEN_BYTES: Final = 16
+_LAST_TURNS: Final = 3  # in which the loop closes the sockets of links that were aborted
 
 
 class Engine:
@@ -195,6 +196,8 @@ class Engine:
                 for task in tasks:
                     task.cancel()
                 self._loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+            for _ in range(_LAST_TURNS):
+                self._loop.run_until_complete(asyncio.sleep(0))
             self._loop.close()
         if self._abandoned is not None:
             self._abandoned[1]()
