@@ -3,9 +3,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 COMPILED := build/compiled
+ENGINES := slurm-wlm munge openssh-server openssh-client iproute2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint compiled bench bench-smoke soak chaos fuzz browser clean
+.PHONY: help setup demo test engines lint compiled bench bench-smoke soak chaos fuzz browser clean
 
 help:  ## Say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,6 +33,11 @@ $(COMPILED)/.done: $(READY) tools/compile_cores.py $(shell find src/loom -name '
 	@if command -v cc >/dev/null; then echo "Compiling the cores, a minute or so"; $(BIN)/python tools/compile_cores.py $(COMPILED); \
 	else echo "There is no C compiler here: the cores stay interpreted"; mkdir -p $(COMPILED); fi
 	@touch $@
+
+engines:  ## Install what the tests of Slurm, ssh and several hosts need (Debian packages; as root)
+	@test "$$(id -u)" = 0 || { echo "Only root can install them: $(ENGINES)"; exit 1; }
+	apt-get update -qq
+	DEBIAN_FRONTEND=noninteractive apt-get install --yes --quiet --no-install-recommends $(ENGINES)
 
 lint: $(READY)  ## Check style, types and import floors
 	$(BIN)/ruff check .

@@ -19,7 +19,7 @@ from loom.client import Client, Task, tasks
 
 _POOL_BAG = 10_000  # tasks of the pool that graphs are compared with
 _ROUND_TRIPS = 3_000
-_STENCIL_WIDTH, _STENCIL_STEPS = 16, 300
+STENCIL_WIDTH, STENCIL_STEPS = 16, 300
 _LONG_S, _SHORT_S, _LONG_SHARE = 10e-3, 10e-6, 0.01
 _SEED = 1
 _SCALES = (1_000, 10_000, 100_000, 1_000_000)
@@ -217,11 +217,11 @@ def w4(bench: Bench) -> None:
 
 
 def w5(bench: Bench) -> None:
-    steps = bench.size(_STENCIL_STEPS)
-    n = _STENCIL_WIDTH * steps
+    steps = bench.size(STENCIL_STEPS)
+    n = STENCIL_WIDTH * steps
     with process_pool() as pool, bench.loom() as cluster:
         bench.compare(
-            f"stencil of Python tasks, width {_STENCIL_WIDTH}, {steps} steps, 3 inputs",
+            f"stencil of Python tasks, width {STENCIL_WIDTH}, {steps} steps, 3 inputs",
             "tasks/s",
             _loom_rate(cluster.client, n, partial(python_stencil, steps)),
             _pool_rate(pool, bench.size(_POOL_BAG)),
@@ -229,20 +229,20 @@ def w5(bench: Bench) -> None:
             asked=Asked(
                 "stencil",
                 _PEER_STEPS,
-                lambda size: {"width": _STENCIL_WIDTH, "steps": size, "seconds": 0.0},
-                lambda size, meter: _rate(_STENCIL_WIDTH * size, meter),
-                lambda size: _STENCIL_WIDTH * size,
+                lambda size: {"width": STENCIL_WIDTH, "steps": size, "seconds": 0.0},
+                lambda size, meter: _rate(STENCIL_WIDTH * size, meter),
+                lambda size: STENCIL_WIDTH * size,
                 n,
             ),
         )
 
 
 def w5n(bench: Bench) -> None:
-    steps = bench.size(_STENCIL_STEPS)
-    n = _STENCIL_WIDTH * steps
+    steps = bench.size(STENCIL_STEPS)
+    n = STENCIL_WIDTH * steps
     with loopback_peer() as peer, bench.loom() as cluster:
         bench.compare(
-            f"stencil of light tasks, width {_STENCIL_WIDTH}, {steps} steps, 3 inputs",
+            f"stencil of light tasks, width {STENCIL_WIDTH}, {steps} steps, 3 inputs",
             "us/task",
             _loom_us(cluster.client, n, partial(light_stencil, steps)),
             round_trip(peer),
@@ -302,9 +302,9 @@ def programs(n: int) -> list[Task]:
 
 def stencil(steps: int, first: Callable[[], Task], step: Callable[[Sequence[Task]], Task]) -> list[Task]:
     """The last row; each task takes those at its place and beside it in the row before."""
-    row = [first() for _ in range(_STENCIL_WIDTH)]
+    row = [first() for _ in range(STENCIL_WIDTH)]
     for _ in range(steps - 1):
-        row = [step(row[max(0, i - 1) : i + 2]) for i in range(_STENCIL_WIDTH)]
+        row = [step(row[max(0, i - 1) : i + 2]) for i in range(STENCIL_WIDTH)]
     return row
 
 

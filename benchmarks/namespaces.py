@@ -32,7 +32,7 @@ def why_not() -> str:
     if os.geteuid() != 0:
         return "network namespaces need root"
     if shutil.which("ip") is None:
-        return "network namespaces need the program ip"
+        return "network namespaces need the program ip: apt install iproute2"
     done = subprocess.run(["ip", "netns", "add", f"loom-{os.getpid()}-try"], capture_output=True, text=True)
     if done.returncode:
         return f"no network namespaces here: {done.stderr.strip()}"
@@ -44,22 +44,31 @@ def why_not() -> str:
 def two_hosts() -> Iterator[TwoHosts]:
     """Make both, and move this thread to the near one; afterwards it is back, and both are gone."""
     near, far = (f"loom-{os.getpid()}-{end}" for end in ("near", "far"))
-    before = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
     try:
         for name in (near, far):
-            _ip("netns", "add", name)
-        _ip("-n", near, "link", "add", "eth0", "type", "veth", "peer", "name", "eth0", "netns", far)
+            ip("netns", "add", name)
+        ip("-n", near, "link", "add", "eth0", "type", "veth", "peer", "name", "eth0", "netns", far)
         for name, address in ((near, _NEAR), (far, _FAR)):
-            _ip("-n", name, "address", "add", f"{address}/24", "dev", "eth0")
-            _ip("-n", name, "link", "set", "eth0", "up")
-            _ip("-n", name, "link", "set", "lo", "up")
-        enter(near)
-        yield TwoHosts(_NEAR, far)
+            ip("-n", name, "address", "add", f"{address}/24", "dev", "eth0")
+            ip("-n", name, "link", "set", "eth0", "up")
+            ip("-n", name, "link", "set", "lo", "up")
+        with inside(near):
+            yield TwoHosts(_NEAR, far)
+    finally:
+        for name in (near, far):
+            subprocess.run(["ip", "netns", "delete", name], capture_output=True)
+
+
+@contextmanager
+def inside(name: str) -> Iterator[None]:
+    """This thread, and what it starts meanwhile, threads and processes, are in that network namespace."""
+    before = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+    try:
+        enter(name)
+        yield
     finally:
         _set(before)
         os.close(before)
-        for name in (near, far):
-            subprocess.run(["ip", "netns", "delete", name], capture_output=True)
 
 
 def enter(name: str) -> None:
@@ -77,7 +86,8 @@ def _set(descriptor: int) -> None:
         raise OSError(number, os.strerror(number))
 
 
-def _ip(*arguments: str) -> None:
+def ip(*arguments: str) -> None:
+    """OSError with what the program says."""
     done = subprocess.run(["ip", *arguments], capture_output=True, text=True)
     if done.returncode:
         raise OSError(f"ip {' '.join(arguments)}: {done.stderr.strip()}")

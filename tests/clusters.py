@@ -88,6 +88,9 @@ class Worker(subprocess.Popen[bytes]):
 class Cluster:
     """A server and workers, started as users start them. Each worker has a directory of its own below `directory`."""
 
+    host = "127.0.0.1"
+    """Where the server is found."""
+
     def __init__(
         self,
         directory: Path,
@@ -137,9 +140,9 @@ class Cluster:
         self._await_connections()
         return worker
 
-    def _start_worker(self, cpus: int) -> Worker:
-        options = ("--cpus", str(cpus), "--wdir", str(self.wdir), *self.worker_options)
-        worker, log = self.start("worker", *options, "127.0.0.1", str(self.port))
+    def _start_worker(self, cpus: int, *more_options: str) -> Worker:
+        options = ("--cpus", str(cpus), "--wdir", str(self.wdir), *self.worker_options, *more_options)
+        worker, log = self.start("worker", *options, self.host, str(self.port))
         assert isinstance(worker, Worker)
         self.workers.append(worker)
         self._worker_logs.append(log)
@@ -151,7 +154,7 @@ class Cluster:
 
     def client(self) -> Client:
         """A client, once all the workers are there."""
-        client = Client("127.0.0.1", self.port)
+        client = Client(self.host, self.port)
         self.await_workers(client)
         return client
 

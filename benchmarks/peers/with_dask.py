@@ -34,15 +34,15 @@ class Dask:
         deadline = time.monotonic() + _START_S
         while not os.path.exists(file) and time.monotonic() < deadline:
             time.sleep(_PAUSE_S)
-        self._client = distributed.Client(scheduler_file=file)
-        self._client.wait_for_workers(adapter.N_WORKERS, timeout=_START_S)
-        self._workers = list(self._client.scheduler_info()["workers"])
+        self.client = distributed.Client(scheduler_file=file)
+        self.client.wait_for_workers(adapter.N_WORKERS, timeout=_START_S)
+        self._workers = list(self.client.scheduler_info()["workers"])
 
     def _spawn(self, module: str, *options: str) -> None:
         self._processes.append(subprocess.Popen([sys.executable, "-m", f"distributed.cli.{module}", *options]))
 
     def stop(self) -> None:
-        self._client.close(timeout=_CLOSE_S)
+        self.client.close(timeout=_CLOSE_S)
         for process in self._processes:
             process.kill()  # asked to end, some take a minute over it
         for process in self._processes:
@@ -59,7 +59,7 @@ class Dask:
 
     def _map(self, function, arguments) -> float:
         began = perf_counter()
-        futures = self._client.map(function, arguments, pure=False)
+        futures = self.client.map(function, arguments, pure=False)
         distributed.wait(futures)
         return perf_counter() - began
 
@@ -99,14 +99,14 @@ class Dask:
         return f"graph{self._n_graphs}"
 
     def _wait(self, began: float, graph: dict, keys: list) -> float:
-        futures = self._client.get(graph, keys, sync=False)
+        futures = self.client.get(graph, keys, sync=False)
         distributed.wait(futures)
         return perf_counter() - began
 
     def transfer(self, size_bytes: int) -> float:
         made = self._made(size_bytes)
         began = perf_counter()
-        found = self._client.submit(peer_tasks.length, made, workers=[self._workers[1]], pure=False).result()
+        found = self.client.submit(peer_tasks.length, made, workers=[self._workers[1]], pure=False).result()
         seconds = perf_counter() - began
         assert found == size_bytes
         return seconds
@@ -120,7 +120,7 @@ class Dask:
         return seconds
 
     def _made(self, size_bytes: int):
-        made = self._client.submit(peer_tasks.make, size_bytes, workers=[self._workers[0]], pure=False)
+        made = self.client.submit(peer_tasks.make, size_bytes, workers=[self._workers[0]], pure=False)
         distributed.wait(made)
         return made
 

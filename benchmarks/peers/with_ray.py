@@ -17,6 +17,8 @@ from submitted import Submit, Submitted
 
 
 class Ray(Submitted):
+    directory = tempfile.gettempdir()  # a private one, since Ray opens it to everybody
+
     def start(self) -> None:
         ray.init(
             address="local",
@@ -24,7 +26,7 @@ class Ray(Submitted):
             include_dashboard=False,
             log_to_driver=False,
             logging_level="ERROR",
-            _temp_dir=tempfile.gettempdir(),
+            _temp_dir=self.directory,
         )
 
     def stop(self) -> None:

@@ -53,5 +53,9 @@ class ObjectLost(LoomError):
     """A result could not be brought here from the worker that holds it."""
 
 
+class DeployError(LoomError):
+    """Where workers were to be started (a host, a batch system, another engine), they could not be: it says why."""
+
+
 class ProtocolError(LoomException):
     """The peer said something that the protocol does not allow: its link is closed, everybody else goes on."""

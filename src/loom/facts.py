@@ -174,6 +174,12 @@ class ResultsCancelled(Fact, tag=17):
     numbers: bytes
 
 
+class AllocationsKept(Fact, tag=18):
+    """What the server's allocation queues and their jobs are now, as deploy.batch writes it. It replaces what was."""
+
+    state: bytes
+
+
 AnyFact = (
     ServerStarted
     | WorkerAttached
@@ -192,4 +198,5 @@ AnyFact = (
     | ObjectsSaved
     | ResultsReleased
     | ResultsCancelled
+    | AllocationsKept
 )

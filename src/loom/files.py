@@ -9,6 +9,7 @@ from typing import AnyStr, Final
 SHOWN_FILE: Final = 0o644  # what is meant to be shown follows the umask up to here
 SHOWN_FOLDER: Final = 0o755
 OWN_FOLDER: Final = 0o700
+OWN_FILE: Final = 0o600
 
 
 def make_folders(path: AnyStr, mode: int) -> None:
@@ -38,3 +39,16 @@ def write_shown(path: str | os.PathLike[str], content: bytes) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, SHOWN_FILE)
     with os.fdopen(descriptor, "wb") as file:
         file.write(content)
+
+
+def replace_own(path: str, content: bytes) -> None:
+    """Put a file for this user alone in place, whole: who reads it meanwhile has the old one. OSError if that fails."""
+    draft = f"{path}.{os.getpid()}.new"
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, OWN_FILE)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+        os.replace(draft, path)
+    except BaseException:
+        os.unlink(draft)
+        raise

@@ -61,6 +61,8 @@ RECENT_RESULT_BYTES: Final = 16 * KIB  # of each; a larger one is sent back to i
 
 # Server
 MAX_SESSIONS: Final = 10_000
+MAX_RETIRED: Final = 10_000  # workers that are told to go by one message
+MAX_QUESTION_BYTES: Final = 1 << 20  # about allocation queues, and the state of all of them in the journal
 MAX_TOKEN_BYTES: Final = 64  # a session's secret
 MAX_PEER_CHARS: Final = 300  # the name of a worker or client, the address of a worker: a host's name and more
 MAX_CREDIT_BYTES: Final = 1024 * MIB  # of inline results that a client may say it is ready to keep
@@ -73,6 +75,7 @@ REATTACH_S: Final = 10.0  # how long a server that has started again waits for t
 PATIENCE_S: Final = 3600  # how long workers and clients wait for a server with a journal to come back
 INVENTORY_ITEMS: Final = 65_536  # in one message
 MAX_INVENTORY: Final = 1 << 24  # objects that one worker may bring with it when it comes back
+DRAIN_TIMEOUT_S: Final = 30.0  # how long what runs at a worker may go on when the worker is to go
 MAX_LOCATIONS: Final = 4  # holders named to a worker for one input
 
 # Journal

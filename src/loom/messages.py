@@ -19,6 +19,8 @@ from loom.limits import (
     MAX_PATH_BYTES,
     MAX_PEER_CHARS,
     MAX_PRIORITY,
+    MAX_QUESTION_BYTES,
+    MAX_RETIRED,
     MAX_RETRIES,
     MAX_SYMBOL_CHARS,
     MAX_TIME_LIMIT_MS,
@@ -210,6 +212,26 @@ class ListSessions(Message, tag=13):
     end: SessionName
 
 
+class AskLoad(Message, tag=14):
+    """What waits, and what the workers have: answered by Load. This and the two that follow need no session."""
+
+    seq: Id
+
+
+class RetireWorkers(Message, tag=15):
+    """Workers of these names are to hand over what they have, and to go. Answered by Retired."""
+
+    seq: Id
+    names: Annotated[list[PeerText], Meta(max_length=MAX_RETIRED)]
+
+
+class AskAllocations(Message, tag=16):
+    """For who looks after the server's allocation queues (deploy.batch): answered by Allocations."""
+
+    seq: Id
+    question: Annotated[bytes, Meta(max_length=MAX_QUESTION_BYTES)]
+
+
 ClientToServer = (
     OpenSession
     | ResumeSession
@@ -224,6 +246,9 @@ ClientToServer = (
     | CancelResults
     | LeaveSession
     | ListSessions
+    | AskLoad
+    | RetireWorkers
+    | AskAllocations
 )
 
 
@@ -338,6 +363,53 @@ class JournalStalled(Message, tag=40):
     reason: str
 
 
+class Waiting(Message):
+    """Tasks that are ready and that no worker has yet: how many, how many of them take nobody knows how long, and what
+    the others take together. `needs_ms`: how long a worker has to be there for the shortest of them, as far as known.
+    """
+
+    request: Request
+    count: Count
+    n_unknown: Count
+    work_ms: Count
+    needs_ms: Count
+
+
+class WorkerLoad(Message):
+    """`n_tasks`: those it has now; `n_given`: all that it ever got. `time_left_ms`: 0 where nobody knows."""
+
+    name: str
+    cpus: Count
+    n_tasks: Count
+    n_given: Count
+    leaving: bool
+    time_left_ms: Count
+
+
+class Load(Message, tag=41):
+    """`n_objects`: those that somebody may still ask for."""
+
+    seq: Id
+    waiting: list[Waiting]
+    workers: list[WorkerLoad]
+    n_objects: Count
+
+
+class Retired(Message, tag=42):
+    """The workers of these names have been told to go; others that were named are not there."""
+
+    seq: Id
+    names: list[str]
+
+
+class Allocations(Message, tag=43):
+    """`error`: why there is no answer; empty where there is one."""
+
+    seq: Id
+    answer: bytes
+    error: str
+
+
 ServerToClient = (
     SessionOpened
     | SessionRefused
@@ -348,6 +420,9 @@ ServerToClient = (
     | RelayedObject
     | Sessions
     | JournalStalled
+    | Load
+    | Retired
+    | Allocations
 )
 
 
@@ -624,6 +699,10 @@ class TakeObjects(Message, tag=107):
     objects: list[ObjectAt]
 
 
+class LeaveWorker(Message, tag=108):
+    """Hand over what is here, and go: answered by WorkerLeaves."""
+
+
 ServerToWorker = (
     WorkerAccepted
     | RunTasks
@@ -638,6 +717,7 @@ ServerToWorker = (
     | WriteTrace
     | RelayedObject
     | TakeObjects
+    | LeaveWorker
 )
 
 
@@ -647,11 +727,13 @@ ServerToWorker = (
 class OpenData(Message, tag=131):
     """The first of a data link: objects of this session are asked for over it; 0: a worker's, for any session.
 
-    `ticket` proves that it may do so (see wire.tickets).
+    `ticket` proves that it may do so (see wire.tickets). `holder`: PeerAddress.handover of whom it is meant for, since
+    an address can lead to somebody else: machines in different places may have the same one.
     """
 
     session: Id
     ticket: bytes
+    holder: PeerText = ""
 
 
 class FetchObjects(Message, tag=128):

@@ -32,7 +32,7 @@ class Owner:
         changed = self.changed
         self.runner = ProgramRunner(str(base_dir), self.loop, self.orphans, lambda task, at: changed.append((task, at)))
 
-    def on_done(self, task: int, value: DataObject | None, error: str, duration_us: int) -> None:
+    def on_done(self, task: int, value: DataObject | None, error: str, duration_us: int, _terminated: bool) -> None:
         assert task not in self.ended
         assert (value is None) == bool(error)
         self.ended[task] = value, error, duration_us

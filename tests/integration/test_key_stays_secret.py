@@ -5,6 +5,7 @@ import io
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from traceback import TracebackException
@@ -82,7 +83,8 @@ def look_at_processes(scene: Scene, of: list[int]) -> None:
     assert len(everybody) >= 4  # server, supervisor, worker, an executor
     for process in everybody:
         for what in ("cmdline", "environ"):
-            scene.add(f"{what} of processes", Path(f"/proc/{process.pid}/{what}").read_bytes() + b"\n")
+            with suppress(FileNotFoundError, ProcessLookupError):  # a program of a task that has ended meanwhile
+                scene.add(f"{what} of processes", Path(f"/proc/{process.pid}/{what}").read_bytes() + b"\n")
 
 
 def work(scene: Scene, cluster: Cluster, key_file: Path) -> None:

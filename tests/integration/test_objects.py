@@ -174,7 +174,7 @@ async def serving(
 
 
 def scope_of_a_worker() -> Scope:
-    return Scope(lambda session: TRUST.ticket(SERVER, session))
+    return Scope(lambda session: TRUST.ticket(SERVER, session), "")
 
 
 async def until(condition: Callable[[], object]) -> None:
@@ -485,8 +485,8 @@ def test_file_that_is_gone_is_missing(runner: asyncio.Runner, way: str, tmp_path
 
 def test_handover_socket_of_another_host(runner: asyncio.Runner) -> None:
     async def test() -> None:
-        async with serving({1: (b"h", [b"x" * LARGE])}, "tcp") as (fetcher, peer, _):
-            peer.handover = "loom-of-another-host"
+        async with serving({1: (b"h", [b"x" * LARGE])}, "tcp") as (fetcher, peer, server):
+            peer.handover = server._told = "loom-of-another-host"
             for _ in range(2):
                 assert await Fetch(fetcher, peer, [1]).fetched() == {1: (b"h", [b"x" * LARGE])}
 
@@ -649,7 +649,7 @@ def test_silent_holder_is_given_up(runner: asyncio.Runner, way: str, scripted: t
     runner.run(test())
 
 
-def test_unreachable_holder_is_not_tried_again_for_a_while(
+def test_unreachable_holder_is_tried_again_after_a_while_and_nobody_waits_for_that(
     runner: asyncio.Runner, way: str, scripted: type[Scripted]
 ) -> None:
     silent = True
@@ -675,8 +675,52 @@ def test_unreachable_holder_is_not_tried_again_for_a_while(
                 lanes.tcp._shunned_until_s = 0.0  # those seconds are over
             scripted.script = staticmethod(lambda link, messages: link.send([ObjectMissing(1)]))
             fetch = Fetch(fetcher, peer, [1])
+            assert "not a byte" in await fetch.reason(), "who has it tried does not wait for it"
+            await until(lambda: all(lanes.tcp._link is not None for lanes in fetcher._lanes.values()))
+            fetch = Fetch(fetcher, peer, [1])
             assert "does not have the object" in await fetch.reason()
             assert not fetch.unreachable
+
+    runner.run(test())
+
+
+def test_whom_the_holders_address_leads_to_says_that_he_is_somebody_else(runner: asyncio.Runner, way: str) -> None:
+    """Machines in different places may have the same address, and tunnels the same port."""
+
+    async def test() -> None:
+        async with serving({1: b"\0mine"}, "tcp") as (fetcher, peer, _):
+            other = PeerAddress(8, "other", peer.host, peer.port, "loom-of-another-one")
+            for _ in range(2):
+                fetch = Fetch(fetcher, other, [1])
+                await fetch.end()
+                assert fetch.unreachable
+            assert await Fetch(fetcher, peer, [1]).fetched() == {1: b"\0mine"}
+
+    runner.run(test())
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "descriptors"), [("a", "b", False), ("a", "a", True), ("a", "", True), ("", "b", True)]
+)
+def test_holders_with_another_host_id_hand_nothing_over(
+    runner: asyncio.Runner, theirs: str, ours: str, descriptors: bool
+) -> None:
+    async def test() -> None:
+        server = ObjectServer(TRUST, lambda number: (b"h", [bytes(LARGE)]))
+        server.belong_to(SERVER)
+        peer = PeerAddress(5, "holder", "127.0.0.1", *await server.start("127.0.0.1", host_id=theirs))
+        adopted: list[int] = []
+
+        def adopt(descriptor: int, size_bytes: int) -> Segment:
+            adopted.append(size_bytes)
+            return adopt_by_mapping(descriptor, size_bytes)
+
+        fetcher = ObjectFetcher(TRUST, WatchedLanding, adopt, host_id=ours)
+        fetcher.show(ALL_SESSIONS, TRUST.ticket(SERVER, ALL_SESSIONS))
+        assert await Fetch(fetcher, peer, [1]).fetched() == {1: (b"h", [bytes(LARGE)])}
+        assert bool(adopted) == descriptors
+        fetcher.close()
+        server.close()
 
     runner.run(test())
 
@@ -945,9 +989,9 @@ def test_another_user_at_a_handover_socket(runner: asyncio.Runner, verb: str, ca
     """He has taken the name of a holder that has died, or connects to one that lives."""
 
     async def test() -> None:
-        async with serving({1: b"\0a"}, "handover") as (fetcher, peer, _):
+        async with serving({1: b"\0a"}, "handover") as (fetcher, peer, server):
             if verb == "listen":
-                peer = PeerAddress(1, "w", "127.0.0.1", peer.port, f"loom-{secrets.token_hex(16)}")
+                peer.handover = server._told = f"loom-{secrets.token_hex(16)}"
             command = [sys.executable, "-c", STRANGER, verb, peer.handover]
             stranger = await asyncio.create_subprocess_exec(*command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
             assert stranger.stdout is not None

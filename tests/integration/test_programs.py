@@ -223,7 +223,7 @@ def test_a_task_can_be_started_again_while_its_stopped_program_dies(owner: Owner
     ends: list[str] = []
     config = run("sleep 1000", (), (None,)).config
     assert isinstance(config, bytes)
-    owner.runner.start(TASK, config, [], lambda _task, _value, error, _us: ends.append(error))
+    owner.runner.start(TASK, config, [], lambda _task, _value, error, _us, _terminated: ends.append(error))
     owner.runner.stop(TASK, "cancelled")
     assert value_of(owner.run("echo again")) == b"again\n"
     owner.wait(lambda: ends)

@@ -97,9 +97,9 @@ from loom.net.objects.server import ObjectServer
 note, port = sys.argv.pop(1), int(sys.argv.pop(1))
 start = ObjectServer.start
 
-async def start_elsewhere(self, host):
+async def start_elsewhere(self, *where):
     with open(note, "w") as file:
-        file.write(str((await start(self, host))[0]))
+        file.write(str((await start(self, *where))[0]))
     return port, ""
 
 ObjectServer.start = start_elsewhere

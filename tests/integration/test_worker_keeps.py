@@ -42,7 +42,7 @@ def test_a_run_and_what_was_made_outlive_the_server(tmp_path: Path) -> None:
         assert len(made.fetch()) == 200_001
         assert n_lines(runs) == 1
     assert re.search(r"the server is back: \d+ objects, \d tasks? offered", cluster.log())
-    ports = re.findall(r"objects at port (\d+)", cluster.log())
+    ports = re.findall(r"objects at \S+:(\d+)", cluster.log())
     assert len(ports) == 2
     assert len(set(ports)) == 1, "others go on fetching meanwhile"
     cluster.stop()

@@ -7,6 +7,7 @@ from pathlib import Path
 from msgspec.msgpack import encode
 
 from loom.facts import (
+    AllocationsKept,
     AnyFact,
     Fact,
     ObjectsSaved,
@@ -88,6 +89,7 @@ FACTS: list[AnyFact] = [
     ObjectsSaved(column("Q", task_id(2, 1))),
     ResultsReleased(2, 6, column("Q", 2)),
     ResultsCancelled(1, 2, column("Q", 2)),
+    AllocationsKept(b"queues"),
     SessionEnded(1),
 ]
 

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from loom.cli.worker import main as loom_worker
 from loom.client import Client
-from loom.client.embedded import worker_options
+from loom.deploy.offers import offered
 from loom.errors import LoomError
 from loom.limits import MAX_EXTRA
 from loom.resources import GPU_PARTS
@@ -420,11 +420,13 @@ class TestArguments:
         assert all(option in said for option in ("--cpus", "--gpus", "--mem SIZE", "--resource NAME=N", "--nopin"))
 
     def test_of_the_embedded_worker(self) -> None:
-        assert worker_options(None, None, None, None) == ["--cpus", str(len(OWN_CORES))]
-        assert worker_options(3, 1, "2KiB", {"fpga": 2, "tape drive": 0}) == [
+        assert offered(len(OWN_CORES)) == ({}, ["--cpus", str(len(OWN_CORES))])
+        extras, options = offered(3, 1, "2KiB", {"fpga": 2, "tape drive": 0})
+        assert options == [
             *("--cpus", "3", "--gpus", "1", "--mem", "2048"),
             *("--resource", "fpga=2", "--resource", "tape drive=0"),
         ]
+        assert extras == {"gpus": GPU_PARTS, "mem": 2048, "fpga": 2, "tape drive": 0}
 
     @pytest.mark.parametrize(
         "arguments",

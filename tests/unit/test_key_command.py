@@ -10,7 +10,7 @@ from click.testing import CliRunner, Result
 
 from loom.cli.main import main
 from loom.client import Client, LoomError
-from loom.client.embedded import EmbeddedCluster
+from loom.deploy import LocalCluster
 from loom.wire.keys import load_key
 
 
@@ -115,13 +115,15 @@ def test_embedded_cluster_is_told_of_the_file_and_not_of_the_key(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    run("key", "new", "--key-file", "some.key")
     environments = []
 
     def popen(command: list[str], env: dict[str, str], **_: object) -> None:
+        assert load_key("some.key").hex() not in " ".join([*command, *env.values()])
         environments.append(env)
         raise InterruptedError
 
-    monkeypatch.setattr("loom.client.embedded.subprocess.Popen", popen)
+    monkeypatch.setattr("loom.deploy.processes.subprocess.Popen", popen)
     with pytest.raises(InterruptedError):
-        EmbeddedCluster([], Path("some.key"), print)
+        LocalCluster(key_file=Path("some.key")).start()
     assert environments[0]["LOOM_KEY_FILE"] == os.path.join(tmp_path, "some.key")

@@ -11,7 +11,7 @@ class _Lazy(click.Group):
     """Verbs are imported when they are used: `loom --help` must not load an event loop."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return ["journal", "key", "server", "sessions", "stats", "worker"]
+        return ["alloc", "deploy", "journal", "key", "server", "sessions", "stats", "worker"]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         match cmd_name:
@@ -23,6 +23,14 @@ class _Lazy(click.Group):
                 from loom.cli.worker import main as worker
 
                 return worker
+            case "alloc":
+                from loom.cli.alloc import alloc
+
+                return alloc
+            case "deploy":
+                from loom.cli.deploy import deploy
+
+                return deploy
             case "sessions":
                 from loom.cli.sessions import sessions
 

@@ -9,12 +9,16 @@ import click
 
 from loom import __version__
 from loom.cli.daemon import LOG_LEVELS, run_daemon, set_up_log, stop_on_signals
-from loom.cli.options import trust_options
+from loom.cli.options import listening_options, trust_options
 from loom.cli.values import checked_size
+from loom.deploy.batch.queues import BatchQueues
 from loom.limits import CRASH_LIMIT, LINEAGE_BYTES, LINK_SILENCE_S, REATTACH_S
-from loom.net.sockets import is_loopback
+from loom.net.interfaces import usual_address
+from loom.net.places import remove_address, write_address
+from loom.net.sockets import address_text, is_loopback
 from loom.net.trust import find_trust
 from loom.server.shell import ServerShell
+from loom.wire.keys import key_path
 
 _log = logging.getLogger("loom.server")
 
@@ -23,6 +27,13 @@ def _checked_crash_limit(context: click.Context, parameter: click.Parameter, val
     if value == 1:  # all that waits at a worker would be to blame for its first loss
         raise click.BadParameter("1 loss does not say which of a worker's tasks it was: 2 at least, or 0 for no limit")
     return value
+
+
+def _advertised(host: str, port: int, told: tuple[str, int] | None) -> tuple[str, int]:
+    """Where others reach the server that listens there."""
+    if told is not None:
+        return told[0], told[1] or port
+    return usual_address() if host in ("", "0.0.0.0", "::") else host, port
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -81,6 +92,13 @@ def _checked_crash_limit(context: click.Context, parameter: click.Parameter, val
     help="With --journal: how long a server that has started again waits for the workers that it had. Until they are "
     "back it gives nothing out; what those ran and held who are not back by then is made again.",
 )
+@click.option(
+    "--address-file",
+    metavar="FILE",
+    help="Write where the server is to FILE, and remove it at the end: workers find it with their --address-file, also "
+    "when it has moved. In a folder that they share.",
+)
+@listening_options
 @trust_options
 @click.option("--debug", is_flag=True, help="Log everything (the same as --log-level debug).")
 @click.option("--log-level", default="info", show_default=True, type=click.Choice(LOG_LEVELS))
@@ -95,6 +113,8 @@ def main(
     lineage_limit: int,
     journal: str | None,
     reattach_timeout: float,
+    address_file: str | None,
+    told: tuple[str, int] | None,
     key_file: str | None,
     tls: bool,
     insecure: bool,
@@ -118,11 +138,18 @@ def main(
 
     async def serve() -> None:
         trust = find_trust(key_file, tls=tls, insecure=insecure)
-        shell = ServerShell(trust, worker_timeout, crash_limit, lineage_limit, journal, reattach_timeout)
+        queues = BatchQueues(key_path(key_file), stay=journal is not None)
+        limits = worker_timeout, crash_limit, lineage_limit
+        shell = ServerShell(trust, *limits, journal, reattach_timeout, allocations=queues)
         sock = socket.socket(fileno=listening_fd) if listening_fd is not None else None
         await shell.start(host, port, sock)
         stop_on_signals(shell.stop, until_stdin_closes)
-        _log.info("listening on %s:%d", host, shell.port)
+        advertised = _advertised(host, shell.port, told)
+        known = f", known to others as {address_text(advertised)}" if told is not None else ""
+        _log.info("listening on %s%s", address_text((host, shell.port)), known)
+        if address_file is not None:
+            write_address(address_file, *advertised)
+        queues.listens_at(*advertised)
         if journal is not None and port == 0 and sock is None:
             _log.warning("with -p 0 a server that starts again listens elsewhere, and nobody finds it: choose a port")
         _log.info("the key: %s", trust.key_text)
@@ -130,7 +157,11 @@ def main(
             _log.info("only this machine reaches it; --host ADDRESS opens it to others")
         if insecure and not is_loopback(host):
             _log.warning("INSECURE: links on %s are not encrypted where the other end does not ask for it either", host)
-        await shell.run()
+        try:
+            await shell.run()
+        finally:
+            if address_file is not None:
+                remove_address(address_file, *advertised)
 
     run_daemon(serve)
 

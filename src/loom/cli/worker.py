@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import time
 from functools import partial
@@ -11,11 +12,13 @@ import click
 
 from loom import __version__
 from loom.cli.daemon import LOG_LEVELS, run_daemon, set_up_log, stop_on_signals
-from loom.cli.options import trust_options
+from loom.cli.options import serving_options, trust_options
 from loom.cli.supervisor import supervise
 from loom.cli.values import checked_duration, checked_size
 from loom.errors import LoomError
-from loom.limits import MAX_CPUS
+from loom.limits import DRAIN_TIMEOUT_S, MAX_CPUS, MAX_PEER_CHARS
+from loom.net.places import FilePlace, FixedPlace, Place
+from loom.net.serving import Serving
 from loom.net.trust import find_trust
 from loom.plugins.chosen import NOT_LOADED_STATUS, Plugins
 from loom.plugins.describing import Description, describe
@@ -61,8 +64,14 @@ def _describe_plugins(plugins: Plugins) -> Description:
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("host")
+@click.argument("host", required=False)
 @click.argument("port", default=9010, type=click.IntRange(1, 65535))
+@click.option(
+    "--address-file",
+    metavar="FILE",
+    help="FILE says where the server is, in place of HOST PORT: `loom server --address-file` writes it. It is read "
+    "again at each connection, and waited for.",
+)
 @click.option("--cpus", type=click.IntRange(1, MAX_CPUS), help="Cores to offer.  [default: those this process may use]")
 @click.option(
     "--gpus",
@@ -118,10 +127,11 @@ def _describe_plugins(plugins: Plugins) -> Description:
     help="Load a native plugin: a shared library made with loom/plugin.h. May be given several times.",
 )
 @click.option("--no-plugins", is_flag=True, help="Do not load the plugins that are installed (entry points).")
+@click.option("--name", metavar="NAME", help="What the worker is called.  [default: HOST:PID]")
 @click.option(
     "--drain-timeout",
     metavar="SECONDS",
-    default=30.0,
+    default=DRAIN_TIMEOUT_S,
     show_default=True,
     type=click.FloatRange(min=0),
     help="On SIGTERM start nothing any more, hand objects over, and leave as soon as what runs is done, at last after "
@@ -135,15 +145,23 @@ def _describe_plugins(plugins: Plugins) -> Description:
     help="The worker has to be gone after this time (seconds, or such as 30m, 2h, 1h30m, or [D-]HH:MM:SS): it is given "
     "no task that would not fit, and drains itself when only the drain timeout is left.",
 )
+@click.option(
+    "--lost-timeout",
+    metavar="DURATION",
+    callback=checked_duration,
+    help="End when there was no server for so long.  [default: try for ever]",
+)
 @click.option("--nopin", is_flag=True, help="Do not pin tasks to cores of their own.")
+@serving_options
 @trust_options
 @click.option("--debug", is_flag=True, help="Log everything (the same as --log-level debug).")
 @click.option("--log-level", default="info", show_default=True, type=click.Choice(LOG_LEVELS))
 @click.option("--until-stdin-closes", is_flag=True, hidden=True)
 @click.version_option(__version__, prog_name="loom-worker")
 def main(
-    host: str,
+    host: str | None,
     port: int,
+    address_file: str | None,
     cpus: int | None,
     gpus: int | None,
     mem: int | None,
@@ -154,9 +172,12 @@ def main(
     modules: tuple[str, ...],
     libraries: tuple[str, ...],
     no_plugins: bool,
+    name: str | None,
     drain_timeout: float,
     time_limit: float | None,
+    lost_timeout: float | None,
     nopin: bool,
+    serving: Serving,
     key_file: str | None,
     tls: bool,
     insecure: bool,
@@ -164,7 +185,7 @@ def main(
     log_level: str,
     until_stdin_closes: bool,
 ) -> None:
-    """Run a Loom worker that serves the server at HOST PORT.
+    """Run a Loom worker that serves the server at HOST PORT, or wherever --address-file says.
 
     It may be started before the server: it tries until the server is there. It needs the same key as the server:
     ~/.config/loom/key, found through a shared home directory, else copied from there (scp -p; `loom key --help`). It
@@ -175,6 +196,11 @@ def main(
     """
     began_s = time.monotonic()
     set_up_log("debug" if debug else log_level)
+    if (host is None) == (address_file is None):
+        raise click.UsageError("Say where the server is: HOST [PORT], or --address-file FILE.")
+    place: Place = FixedPlace(host, port) if host is not None else FilePlace(address_file or "")
+    if name is not None and not (name.isprintable() and 0 < len(name) <= MAX_PEER_CHARS):
+        raise click.UsageError(f"--name {name!r}: give printable text of 1 to {MAX_PEER_CHARS} characters.")
     if time_limit is not None and time_limit <= drain_timeout:
         raise click.UsageError(
             f"--time-limit ({time_limit:g} s) is not longer than --drain-timeout ({drain_timeout:g} s): the worker "
@@ -193,11 +219,22 @@ def main(
         hardware = find_hardware(cpus, gpus, mem, named, not nopin)
         directory = WorkDirectory(wdir, spill_dir)
         try:
-            shell = WorkerShell(trust, hardware, directory, plugins, described.task_types, memory)
+            shell = WorkerShell(
+                trust,
+                hardware,
+                directory,
+                plugins,
+                described.task_types,
+                memory,
+                name or "",
+                drain_timeout,
+                math.inf if lost_timeout is None else lost_timeout,
+                serving,
+            )
             stop_on_signals(shell.stop, until_stdin_closes, partial(shell.drain, drain_timeout))
             if time_limit is not None:
                 shell.leave_by(began_s + time_limit, drain_timeout)
-            await shell.run(host, port)
+            await shell.run(place)
         finally:
             directory.remove()
             hardware.close()

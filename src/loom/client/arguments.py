@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from loom.errors import LoomError
@@ -12,13 +12,6 @@ from loom.limits import MAX_PATH_BYTES
 
 if TYPE_CHECKING:
     from loom.client.future import Future
-
-
-def check_offered(offered: Mapping[str, object]) -> None:
-    """LoomError where a client of a server was told what the worker of an embedded one is to offer."""
-    for name in [name for name, value in offered.items() if value is not None]:
-        option = "resource" if name == "resources" else name.replace("_", "-")
-        raise LoomError(f"{name}= is for Client() without an address; workers of a server are given --{option}")
 
 
 def listed(call: str, futures: Iterable[Future]) -> list[Future]:

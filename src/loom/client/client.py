@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
-from loom.client.arguments import check_offered, listed, trace_directory
+from loom.client.arguments import listed, trace_directory
 from loom.client.future import Future
 from loom.client.names import Names, check_name, check_names, names_by_number, names_within
 from loom.client.results import Payload, Results
@@ -33,10 +33,9 @@ from loom.tasktypes.kinds import check_checkpoint
 from loom.tasktypes.plan import EncodedPlan, checkpointed, collector_paused, encode_plan
 from loom.tasktypes.saving import find_task, load_task
 from loom.tasktypes.task import Reference, Task, is_dynamic
-from loom.wire.keys import key_path
 
 if TYPE_CHECKING:
-    from loom.client.embedded import EmbeddedCluster
+    from loom.deploy.cluster import Cluster
 
 _log = logging.getLogger(__name__)
 
@@ -49,11 +48,12 @@ _open_clients: weakref.WeakSet[Client] = weakref.WeakSet()
 class Client:
     """A session with a server.
 
-    `Client("host", 9010)` connects to a running server; `Client()` starts a server and a worker with all cores of this
-    machine and takes them down when it is closed. What that worker offers can be said: `cpus`, `gpus`, `mem` (bytes, or
-    text such as "4GiB"), and `resources`, amounts by name; `memory` (likewise) is what its objects may take of the
-    memory before they go to disk; `load` and `load_native` are plugins for it, modules by name and shared libraries. A
-    context manager.
+    `Client("host", 9010)` connects to a running server, `Client(cluster)` to that of a cluster of loom.deploy.
+    `Client("ray://...")` and `Client("dask://...")` start one on that cluster of Ray or Dask, and `Client()` a server
+    and a worker with all cores of this machine; they take them down when they are closed. What the worker of `Client()`
+    offers can be said: `cpus`, `gpus`, `mem` (bytes, or text such as "4GiB"), and `resources`, amounts by name;
+    `memory` (likewise) is what its objects may take of the memory before they go to disk; `load` and `load_native` are
+    plugins for it, modules by name and shared libraries. A context manager.
 
     `key_file` is the file with the user's key, instead of the one that `loom key show-path` prints. Links to other
     machines are encrypted; `tls` has those within this machine encrypted, too, and with `insecure` none is where the
@@ -69,7 +69,7 @@ class Client:
 
     def __init__(
         self,
-        address: str | None = None,
+        address: str | Cluster | None = None,
         port: int = DEFAULT_PORT,
         *,
         session: str | None = None,
@@ -86,11 +86,9 @@ class Client:
         load: Sequence[str] | None = None,
         load_native: Sequence[str | os.PathLike[str]] | None = None,
     ) -> None:
-        if address is not None:
-            offered: dict[str, object] = {"cpus": cpus, "gpus": gpus, "mem": mem, "resources": resources}
-            offered |= {"memory": memory, "load": load, "load_native": load_native}
-            check_offered(offered)
-        elif session is not None:
+        offered: dict[str, object] = {"cpus": cpus, "gpus": gpus, "mem": mem, "resources": resources}
+        offered |= {"memory": memory, "load": load, "load_native": load_native}
+        if address is None and session is not None:
             raise LoomError(
                 "session= is for a server that outlives this client; one of Client() without an address does not: start"
                 " `loom server`, and give its address"
@@ -104,23 +102,14 @@ class Client:
         self._session_name = "" if session is None else check_name(session, "session")
         self._farewell = Leave() if self._session_name else Close(terminate=address is None)
         self._closed = False
+        from loom.client.clusters import find_server
         from loom.client.engine import Engine  # an event loop and more, which building plans does without
-        from loom.net.trust import find_trust
 
-        trust = find_trust(key_file, tls=tls, insecure=insecure)
-        self._cluster: EmbeddedCluster | None = None
-        if address is None:
-            from loom.client.embedded import EmbeddedCluster, check_plugins, plugin_options, worker_options
-
-            options = worker_options(cpus, gpus, mem, resources, memory)
-            options += plugin_options(load or (), load_native or ())
-            if load or load_native:
-                check_plugins(load or (), load_native or ())  # what cannot be loaded is said here, not on stderr
-            self._cluster = EmbeddedCluster(options, key_path(key_file), self._results.broken, tls=tls)
-            address, port = self._cluster.address, self._cluster.port
-        who = describe_process()
-        own = (self._session_name, who, take_over)
-        self._engine = Engine(address, port, trust, self._results, self._collected, *own)
+        place, trust, self._cluster = find_server(address, port, offered, key_file, tls, insecure)
+        if self._cluster is not None:
+            self._cluster.on_broken(self._results.broken)
+        own = (self._session_name, describe_process(), take_over)
+        self._engine = Engine(place, trust, self._results, self._collected, *own)
         try:
             opened = self._engine.start(connect_timeout_s)
         except BaseException:
@@ -130,6 +119,10 @@ class Client:
         self._next_number = opened.next_number
         self._names = Names(opened.names)
         _open_clients.add(self)
+        if address is not None and not isinstance(address, str):
+            address.used_by(self)
+        elif self._cluster is not None:
+            self._cluster.used_by(self)
 
     # -- Submitting ---------------------------------------------------------------------------------------------------
 

@@ -52,6 +52,7 @@ from loom.limits import CLOSE_TIMEOUT_S, LINK_SILENCE_S
 from loom.messages import Message, ServerToClient
 from loom.net.link import SIGNS_OF_LIFE, Link, connect
 from loom.net.objects import ObjectFetcher
+from loom.net.places import Place, address_line
 from loom.net.trust import Trust
 from loom.wire.codec import Decoder
 
@@ -70,8 +71,7 @@ class Engine:
 
     def __init__(
         self,
-        host: str,
-        port: int,
+        place: Place,
         trust: Trust,
         results: Results,
         collected: deque[int],
@@ -79,8 +79,8 @@ class Engine:
         who: str = "",
         take_over: bool = False,
     ) -> None:
-        self._host = host
-        self._port = port
+        self._place = place
+        self._where = str(place)  # the server is, or was last
         self._trust = trust
         self._results = results
         self._collected = collected
@@ -162,7 +162,7 @@ class Engine:
         if self.closed.is_set():
             return self._end if isinstance(self._end, ConnectionLost) else None
         self._on_session_over("")  # whoever waits must not wait on
-        return LoomError(f"the server at {self._host}:{self._port} has not acknowledged it: {self._trouble()}")
+        return LoomError(f"the server at {self._where} has not acknowledged it: {self._trouble()}")
 
     @property
     def said_all(self) -> bool:
@@ -222,12 +222,15 @@ class Engine:
     async def _connect(self, delay_s: float, timeout_s: float) -> None:
         await asyncio.sleep(delay_s)
         try:
-            self._link = await connect(self._host, self._port, "client", self._trust, self._decoder, self, timeout_s)
+            async with asyncio.timeout(timeout_s):
+                host, port = await self._place.find()
+            self._where = address_line(host, port)
+            self._link = await connect(host, port, "client", self._trust, self._decoder, self, timeout_s)
         except ConnectError as error:
             self._first_error = error
             self._add(Disconnected(str(error)))
         except Exception as error:  # an address that is none, say: nobody else would hear of it
-            self._first_error = ConnectError(f"cannot connect to {self._host}:{self._port}: {error!r}")
+            self._first_error = ConnectError(f"cannot connect to {self._where}: {error!r}")
             self._add(Disconnected(str(self._first_error)))
         else:
             self._link.keep_alive(LINK_SILENCE_S / SIGNS_OF_LIFE, LINK_SILENCE_S)
@@ -316,16 +319,14 @@ class Engine:
                 self._results.expect([number for number, _ in effect.names])  # they may be told of in the same turn
                 self._opened.set_result(effect)
             case LinkAway():
-                where, patience = f"{self._host}:{self._port}", _time_text(effect.patience_s)
                 _log.warning(
                     "the connection to the server at %s is lost (%s); trying again for up to %s",
-                    where,
+                    self._where,
                     effect.reason,
-                    patience,
+                    _time_text(effect.patience_s),
                 )
             case LinkBack():
-                where = f"{self._host}:{self._port}"
-                _log.warning("the connection to the server at %s is back after %.1f s", where, effect.away_s)
+                _log.warning("the connection to the server at %s is back after %.1f s", self._where, effect.away_s)
             case Stalled():
                 self._on_stalled(effect.reason)
             case Closed():
@@ -336,15 +337,15 @@ class Engine:
     def _on_stalled(self, reason: str) -> None:
         self._stalled = reason
         if reason:
-            _log.warning("the server at %s:%d acknowledges nothing: %s", self._host, self._port, reason)
+            _log.warning("the server at %s acknowledges nothing: %s", self._where, reason)
             if not self._opened.done():
                 self._loop.call_later(self._timeout_s, self._give_up_opening)
         else:
-            _log.info("the server at %s:%d acknowledges what it is told again", self._host, self._port)
+            _log.info("the server at %s acknowledges what it is told again", self._where)
 
     def _give_up_opening(self) -> None:
         if not self._opened.done() and self._stalled:
-            self._on_session_over(f"the server at {self._host}:{self._port} opens no session now: {self._stalled}")
+            self._on_session_over(f"the server at {self._where} opens no session now: {self._stalled}")
 
     def _on_session_over(self, reason: str) -> None:
         if reason:

@@ -62,6 +62,7 @@ class Worker:
         "light_us",
         "link",
         "loads",
+        "n_given",
         "n_light",
         "n_queued",
         "n_tasks",
@@ -105,6 +106,7 @@ class Worker:
         self.extras_busy: dict[str, int] = {}  # amounts that the assigned tasks ask for,
         self.extras_backlog_us: dict[str, int] = {}  # each times what its task is taken for
         self.light_us = 0
+        self.n_given = 0  # tasks, since it is here
         self.n_light = 0
         self.n_tasks = 0
         self.n_queued = 0  # of them, those that wait for something else than cores,

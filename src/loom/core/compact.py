@@ -12,6 +12,7 @@ from loom.core.past import Past, PastSession
 from loom.core.restore import ghost, restore_session
 from loom.core.session import Failure, Session
 from loom.facts import (
+    AllocationsKept,
     AnyFact,
     ObjectsSaved,
     PlanAdded,
@@ -36,6 +37,8 @@ def compacted(past: Past) -> Iterator[AnyFact]:
     yield ServerStarted(past.server, past.incarnation, past.next_session, past.next_worker, past.version)
     for worker, name in past.workers.items():
         yield WorkerAttached(worker, name)
+    if past.allocations:
+        yield AllocationsKept(past.allocations)
     for session in list(past.sessions.values()):
         yield from _session(session, past.incarnation)
 

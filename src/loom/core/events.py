@@ -33,7 +33,13 @@ class Received(Struct, gc=False):
     messages: list[Message]
 
 
-ServerEvent = LinkUp | LinkDown | LinkFull | LinkDrained | Received
+class KeepAllocations(Struct, gc=False):
+    """For the journal: what who looks after the allocation queues wants to know when the server starts again."""
+
+    state: bytes
+
+
+ServerEvent = LinkUp | LinkDown | LinkFull | LinkDrained | Received | KeepAllocations
 
 
 class Send(Struct, gc=False):
@@ -157,6 +163,14 @@ class Settled(Struct, gc=False):
     n_objects: int
 
 
+class AskedAllocations(Struct, gc=False):
+    """A question for who looks after the allocation queues, and where the answer goes."""
+
+    link: int
+    seq: int
+    question: bytes
+
+
 ServerEffect = (
     Send
     | CloseLink
@@ -170,4 +184,5 @@ ServerEffect = (
     | NoWorkers
     | DisksFull
     | Settled
+    | AskedAllocations
 )

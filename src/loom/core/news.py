@@ -66,6 +66,7 @@ def tell_changes(graph: Graph, workers: dict[int, Worker], outbox: Outbox) -> No
 
 def assign_tasks(worker: Worker, nodes: list[Node], outbox: Outbox) -> None:
     """Assign `nodes` to `worker`, in messages that fit a frame however large the configurations are."""
+    worker.n_given += len(nodes)
     start = 0
     size_bytes = 0
     for position, node in enumerate(nodes):

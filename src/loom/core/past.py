@@ -11,6 +11,7 @@ from typing import Final
 from loom.core.columns import column
 from loom.core.session import Failure
 from loom.facts import (
+    AllocationsKept,
     AnyFact,
     ObjectsSaved,
     PlanAbandoned,
@@ -109,6 +110,7 @@ class Past:
         self.next_worker = 1
         self.sessions: dict[int, PastSession] = {}
         self.workers: dict[int, str] = {}
+        self.allocations = b""
         self.problems: list[str] = []
 
     def apply(self, fact: AnyFact) -> None:
@@ -138,6 +140,8 @@ class Past:
                 self.next_session = max(self.next_session, fact.session + 1)
             case SessionEnded():
                 self.sessions.pop(fact.session, None)
+            case AllocationsKept():
+                self.allocations = fact.state
             case _:
                 session = self.sessions.get(fact.session)
                 if session is not None:

@@ -1,6 +1,7 @@
 """Tasks of one session that wait for a worker, in the order in which they should be sent."""
 
 from collections import deque
+from collections.abc import Iterator
 from heapq import heappop, heappush
 from itertools import islice
 
@@ -60,6 +61,13 @@ class _Ranks:
     def nodes(self) -> list[Node]:
         return [node for queue in self._by_rank.values() for node in queue]
 
+    def entries(self) -> Iterator[Node]:
+        for queue in self._by_rank.values():
+            yield from queue
+
+    def count(self) -> int:
+        return sum(map(len, self._by_rank.values()))
+
 
 class ReadyQueue:
     """Those that come first by rank; of equal ones those that take something large in, so that it can go."""
@@ -104,3 +112,12 @@ class ReadyQueue:
     def nodes(self) -> list[Node]:
         """Every entry, stale ones included; O(n)."""
         return self._others.nodes() + self._roots.nodes()
+
+    def entries(self) -> Iterator[Node]:
+        """The same, one after the other: to look at some."""
+        yield from self._others.entries()
+        yield from self._roots.entries()
+
+    def count(self) -> int:
+        """How many entries there are; O(ranks)."""
+        return self._others.count() + self._roots.count()

@@ -19,6 +19,7 @@ from loom.core.crashes import Blame, Crashes
 from loom.core.events import (
     CloseLink,
     DisksFull,
+    KeepAllocations,
     LinkDown,
     LinkDrained,
     LinkFull,
@@ -41,6 +42,7 @@ from loom.core.losses import Losses
 from loom.core.news import assign_tasks, tell_changes, tell_client
 from loom.core.outbox import Outbox
 from loom.core.past import Past
+from loom.core.questions import Questions
 from loom.core.relays import Relays
 from loom.core.reports import Reports
 from loom.core.restore import restore_session
@@ -48,7 +50,7 @@ from loom.core.schedule import Scheduler
 from loom.core.session import Session
 from loom.core.tracing import Tracing
 from loom.errors import ProtocolError
-from loom.facts import ServerStarted, WorkerAttached, WorkerDetached
+from loom.facts import AllocationsKept, ServerStarted, WorkerAttached, WorkerDetached
 from loom.limits import CRASH_LIMIT, LINEAGE_BYTES, LINK_SILENCE_S, PATIENCE_S, REATTACH_S, RESTART_GRACE_S
 from loom.messages import GiveBack, Message, OpenSession, RegisterWorker, ResumeSession, WorkerAccepted
 
@@ -110,6 +112,7 @@ class ServerCore:
             ticket_of,
         )
         self.peers = self.clients.peers
+        self.questions = Questions(self.graph, self.workers, self.outbox)
         self._alone_at: float | None = None  # when to say that tasks wait and there is no worker
         self.untold = False  # a client is to be told more than goes into one turn
         self._next_worker = 1
@@ -148,6 +151,9 @@ class ServerCore:
                     self._on_link_full(event.link, True)
                 case LinkDrained():
                     self._on_link_full(event.link, False)
+                case KeepAllocations():
+                    if self.graph.journal is not None:
+                        self.graph.journal.append(AllocationsKept(event.state))
         self._reports.end_turn()
         self.clients.end_turn(now)
         if self.attaching.settling and self.attaching.is_over(now):
@@ -157,6 +163,7 @@ class ServerCore:
         else:
             self._go_on(now)
         effects: list[ServerEffect] = [*self._tracing.take(), *self.outbox.take(), *self.clients.take()]
+        effects += self.questions.take()
         effects += self._effects
         self._effects = []
         if self.graph.journal:
@@ -288,6 +295,8 @@ class ServerCore:
                 self.clients.resume(link, message, self._now)
             case "worker", RegisterWorker():
                 self._register_worker(link, message)
+            case "client", _ if self.questions.on_message(link, message):
+                pass  # the next one is a first message again
             case _:
                 raise ProtocolError(f"a {role} began with {type(message).__name__}")
 

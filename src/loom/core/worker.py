@@ -30,6 +30,7 @@ from loom.core.worker_events import (
     FetchFailed,
     FromServer,
     HangUp,
+    Leave,
     NotInline,
     NotRun,
     NotSent,
@@ -66,6 +67,7 @@ from loom.messages import (
     FailedTask,
     ForgetSession,
     GiveBack,
+    LeaveWorker,
     Message,
     ObjectAt,
     RecallTasks,
@@ -265,6 +267,8 @@ class WorkerCore:
                 self._on_accepted(message)
             case StopWorker():
                 self._effects.append(Stop())
+            case LeaveWorker():
+                self._effects.append(Leave())
             case _:
                 raise ProtocolError(f"the server sent {type(message).__name__}")
 
@@ -381,7 +385,11 @@ class WorkerCore:
 
     def _on_failed(self, event: Failed) -> None:
         task = self._settle(event.task, event.attempt)
-        if task is not None:
+        if task is None:
+            return
+        if event.interrupted:
+            self._returns.interrupted(task)
+        else:
             self._fail(task, event.error)
 
     def _fail(self, task: Task, error: str) -> None:

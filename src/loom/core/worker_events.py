@@ -31,9 +31,12 @@ class TasksDone(Struct, gc=False):
 
 
 class Failed(Struct, gc=False):
+    """`interrupted`: that is not the task's doing, and the worker leaves: it is given back."""
+
     task: int
     attempt: int
     error: str
+    interrupted: bool = False
 
 
 class Redirected(Struct, gc=False):
@@ -219,6 +222,10 @@ class Stop(Struct, gc=False):
     """Leave."""
 
 
+class Leave(Struct, gc=False):
+    """Drain, and leave."""
+
+
 class HangUp(Struct, gc=False):
     """Cut the link to the server, which has said what it must not say."""
 
@@ -241,5 +248,6 @@ WorkerEffect = (
     | SaveObject
     | StartTrace
     | Stop
+    | Leave
     | HangUp
 )

@@ -121,6 +121,12 @@ class Returns:
             self._queues.cancelled(task, self.now)
         self.give_back_dependents(task.id)
 
+    def interrupted(self, task: Task) -> None:
+        """Give back a task that is over, and not by its own doing."""
+        self._objects.drop_copy(task.id)
+        self._reports.given.append(task)
+        self.give_back_dependents(task.id)
+
     def stop_all(self) -> None:
         """Give back what still runs, too: it is run again elsewhere."""
         for task in list(self._tasks.values()):

@@ -152,6 +152,22 @@ def _load_plugins(options: list[str]) -> str:
     return ""
 
 
+def _outlive_sigterm() -> None:
+    """Who signals all processes of a job means the worker, which says what becomes of the task. For what functions
+    start it is as usual.
+    """
+
+    def stay(_number: int, _frame: object) -> None:
+        pass
+
+    def reset() -> None:
+        if signal.getsignal(signal.SIGTERM) is stay:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    signal.signal(signal.SIGTERM, stay)  # a handler, which programs do not inherit
+    os.register_at_fork(after_in_child=reset)
+
+
 def main() -> None:
     """Run an executor: file prefixes, worker's pid, the inherited descriptors, options for plugins: see `processes`."""
     prefix, spare_prefix = sys.argv[1:3]
@@ -163,6 +179,7 @@ def main() -> None:
     adopt_orphans()
     set_oom_score(os.getpid(), task_oom_score())
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _outlive_sigterm()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)  # what a function prints is seen when it prints it
     ring = ResultRing(ring_fd)

@@ -27,12 +27,13 @@ from loom.limits import STDERR_TAIL_BYTES
 from loom.tasktypes.base import TaskError
 from loom.tasktypes.run import STDERR_FILE, STDOUT_FILE, RunConfig, is_variable, parse_run_config
 
-Done = Callable[[int, DataObject | None, str, int], None]
+Done = Callable[[int, DataObject | None, str, int, bool], None]
 OnChanged = Callable[[int, int], None]
 _FileAction: TypeAlias = tuple[int, int, bytes, int, int] | tuple[int, int, int]
 
 # What Python ignores must not be ignored in the programs it starts: `yes | head` would never end.
 _DEFAULT_SIGNALS: Final = (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT)
+_TERMINATED: Final = (-signal.SIGTERM, 128 + signal.SIGTERM)  # itself, or what a shell says of its last command
 _CAPTURE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL
 _FILE_ACTIONS: Final[list[_FileAction]] = [
     (os.POSIX_SPAWN_OPEN, 1, STDOUT_FILE, _CAPTURE, 0o600),
@@ -96,7 +97,8 @@ class ProgramRunner:
         variables: Variables = (),
         cores: tuple[int, ...] = (),
     ) -> None:
-        """Start a program; `done(task, result or None, error, duration_us)` says how it ended, once all of it has.
+        """Start a program; `done(task, result or None, error, duration_us, terminated)` says how it ended, once all of
+        it has. `terminated`: by a SIGTERM that somebody else has sent.
 
         It has `variables` beyond this process's own, and is pinned to `cores` if there are any. `done` may be called
         before this returns, where the program cannot be started.
@@ -105,7 +107,7 @@ class ProgramRunner:
         try:
             run = self._launch(task, config, inputs, done, self._environment(variables))
         except TaskError as error:
-            done(task, None, str(error), 0)
+            done(task, None, str(error), 0, False)
             return
         self._by_task[task] = run
         self._runs.add(run)
@@ -258,7 +260,7 @@ class ProgramRunner:
             except (TaskError, BadOutput, OSError) as failure:
                 error = run.directory.error_text(failure)
         self._remove(run.directory)
-        run.done(run.task, value, error, duration_us)
+        run.done(run.task, value, error, duration_us, not run.why and exit_code in _TERMINATED)
 
     def _remove(self, directory: RunDirectory) -> None:
         try:

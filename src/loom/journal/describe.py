@@ -9,6 +9,7 @@ import msgspec
 
 from loom.core.columns import column
 from loom.facts import (
+    AllocationsKept,
     Fact,
     ObjectsSaved,
     PlanAbandoned,
@@ -105,6 +106,8 @@ def as_text(fact: Fact) -> str:
             return f"session {fact.session}: {_numbers(column(fact.numbers, 'Q').tolist())}; task {fact.task}: {cut}"
         case ResultsReleased(session, seq, numbers) | ResultsCancelled(session, seq, numbers):
             return f"session {session}, command {seq}: {_numbers(column(numbers, 'Q').tolist())}"
+        case AllocationsKept(state):
+            return f"allocation queues: {len(state):,} bytes"
     raise AssertionError(f"no words for {type(fact).__name__}")
 
 

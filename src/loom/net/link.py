@@ -16,7 +16,7 @@ from loom.limits import CONNECT_TIMEOUT_S, LINK_FLUSH_TIMEOUT_S, LINK_HIGH_WATER
 from loom.messages import Message
 from loom.net.entry import Entry
 from loom.net.greeting import Greeting
-from loom.net.sockets import Address, forget_protocol, resolve, tcp_socket
+from loom.net.sockets import Address, address_host, forget_protocol, resolve, tcp_socket
 from loom.net.trust import Trust
 from loom.wire.codec import Decoder, encode
 from loom.wire.framing import FrameReader
@@ -59,6 +59,8 @@ class Link(asyncio.BufferedProtocol):
         self.role: Role = role
         """Role of the other end."""
         self.encrypted = encrypted
+        self.own_host = address_host(transport.get_extra_info("sockname"))
+        """The address of this end."""
         self.full = False
         """Between `on_full` and `on_drained`."""
         self.closed = False
@@ -199,8 +201,10 @@ async def connect(
     decoder: Decoder,
     handler: LinkHandler,
     timeout_s: float = CONNECT_TIMEOUT_S,
+    reach_s: float | None = None,
 ) -> Link:
-    """Open a link as `role` and prove the key; every address of the name is tried, all within `timeout_s`.
+    """Open a link as `role` and prove the key; every address of the name is tried, all within `timeout_s`. `reach_s`:
+    how long the kernel of the other machine may take to answer, of that time.
 
     The handler may be called before this returns. Raises KeyRefused, VersionMismatch, or ConnectError naming host,
     port and what went wrong.
@@ -213,7 +217,7 @@ async def connect(
             for address in addresses:
                 try:
                     async with asyncio.timeout(timeout_s / len(addresses)):
-                        return await _open(address, trust, role, decoder, handler)
+                        return await _open(address, trust, role, decoder, handler, reach_s)
                 except VersionMismatch as error:
                     raise VersionMismatch(f"{where}: {error}") from None
                 except KeyRefused as error:
@@ -241,7 +245,9 @@ def link_of(greeting: Greeting) -> Link:
     return Link(greeting.transport, f"{role} {greeting.peer}", role, encrypted=handshake.encrypted)
 
 
-async def _open(address: Address, trust: Trust, role: Role, decoder: Decoder, handler: LinkHandler) -> Link:
+async def _open(
+    address: Address, trust: Trust, role: Role, decoder: Decoder, handler: LinkHandler, reach_s: float | None
+) -> Link:
     loop = asyncio.get_running_loop()
     opened: asyncio.Future[Link] = loop.create_future()
 
@@ -261,7 +267,8 @@ async def _open(address: Address, trust: Trust, role: Role, decoder: Decoder, ha
     family, target = address
     sock = tcp_socket(family)
     try:
-        await loop.sock_connect(sock, target)
+        async with asyncio.timeout(reach_s):
+            await loop.sock_connect(sock, target)
         await loop.create_connection(entry.greet, sock=sock)
         return await opened
     except BaseException:  # a time limit's cancellation above all

@@ -72,12 +72,13 @@ async def listen(
     *,
     role: Role = "server",
     handshake_timeout_s: float = HANDSHAKE_TIMEOUT_S,
+    port_option: str = "-p",
 ) -> Listener:
     """Listen on `host` and `port` (0: any free one), or on `sock`, which listens already and becomes the listener's.
 
     Whom it admits follows from its own role: a "server" clients and workers, "objects" data links. Raises LoomError
-    where the port cannot be had.
+    where the port cannot be had, and names the option with which another one is chosen.
     """
     listener = Listener(trust, handler, role, handshake_timeout_s)
-    await listener.start(sock or await listening_socket(host, port))
+    await listener.start(sock or await listening_socket(host, port, port_option))
     return listener

@@ -49,7 +49,7 @@ def tcp_socket(family: int) -> socket.socket:
     return sock
 
 
-async def listening_socket(host: str, port: int) -> socket.socket:
+async def listening_socket(host: str, port: int, port_option: str) -> socket.socket:
     """Bound to the first address of `host` ("" is every interface) and listening. Raises LoomError."""
     family, address = (await resolve(host or "0.0.0.0", port))[0]
     sock = tcp_socket(family)
@@ -59,17 +59,18 @@ async def listening_socket(host: str, port: int) -> socket.socket:
         sock.listen(BACKLOG)
     except OSError as error:
         sock.close()
-        raise LoomError(_listen_story(host, port, error)) from error
+        raise LoomError(_listen_story(host, port, port_option, error)) from error
     return sock
 
 
-def _listen_story(host: str, port: int, error: OSError) -> str:
-    where = f"{host}:{port}"
+def _listen_story(host: str, port: int, option: str, error: OSError) -> str:
+    where = address_text((host, port))
+    choose = f"choose another one with {option} (0: any free)"
     match error.errno:
         case errno.EADDRINUSE:
-            return f"cannot listen on {where}: another program uses the port; choose another one with -p (0: any free)"
+            return f"cannot listen on {where}: another program uses the port; {choose}"
         case errno.EACCES:
-            return f"cannot listen on {where}: ports this low are for root; choose another one with -p (0: any free)"
+            return f"cannot listen on {where}: ports this low are for root; {choose}"
         case errno.EADDRNOTAVAIL:
             return f"cannot listen on {where}: {host} is no address of this machine"
         case _:
@@ -115,10 +116,15 @@ def forget_protocol(transport: asyncio.BaseTransport) -> None:
 
 
 def address_host(address: Any) -> str:
-    """The host of a socket address; what is none, of a peer that has left, gives no address of this machine."""
+    """The host of a socket address; what is none, of a peer that has left, gives no address of this machine.
+
+    A link-local IPv6 address comes with its interface (fe80::1%2): it is of that one only.
+    """
     if not isinstance(address, tuple):
         return "0.0.0.0"
-    return str(address[0]).removeprefix("::ffff:")  # of an IPv4 address, as a socket for both kinds says it
+    host = str(address[0]).removeprefix("::ffff:")  # of an IPv4 address, as a socket for both kinds says it
+    scope = address[3] if len(address) == 4 else 0
+    return f"{host}%{scope}" if scope and "%" not in host else host
 
 
 def address_text(address: Any) -> str:

@@ -7,6 +7,7 @@ clients are told waits until that is on disk, so that nothing they were told is 
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
 import gc
 import itertools
@@ -18,12 +19,14 @@ import time
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from typing import Final
+from typing import Final, Protocol
 
 from loom.core.events import (
+    AskedAllocations,
     CloseLink,
     DisksFull,
     Facts,
+    KeepAllocations,
     LinkDown,
     LinkDrained,
     LinkFull,
@@ -42,11 +45,20 @@ from loom.core.events import (
 )
 from loom.core.past import Past
 from loom.core.server import ServerCore
-from loom.errors import LoomError
+from loom.errors import LoomError, LoomException
 from loom.failpoints import hit
 from loom.journal.writer import JournalWriter
 from loom.limits import CLIENT_SILENCE_S, CRASH_LIMIT, LINEAGE_BYTES, LINK_MAX_WAITING_BYTES, LINK_SILENCE_S, REATTACH_S
-from loom.messages import ClientToServer, JournalStalled, Message, SubmitChunk, TasksFinished, WorkerToServer
+from loom.messages import (
+    Allocations,
+    ClientToServer,
+    JournalStalled,
+    Load,
+    Message,
+    SubmitChunk,
+    TasksFinished,
+    WorkerToServer,
+)
 from loom.net.link import SIGNS_OF_LIFE, Link, LinkHandler
 from loom.net.listener import Listener, listen
 from loom.net.trust import Trust
@@ -60,7 +72,30 @@ _log = logging.getLogger(__name__)
 _TURN_ITEMS: Final = 4096  # tasks taken in or finished in one turn: about 10 ms, then links are served again
 _LEAVE_S: Final = 2.0  # how long the last frames may take when the server stops
 _FIRST_WRITE_S: Final = 30.0  # how long the journal may take to write that a server has started
+_LOAD_S: Final = 30.0  # how long the loop may take to say what waits
 _MOST_NAMED: Final = 5  # workers in one line of the log
+
+
+class AllocationQueues(Protocol):
+    """Who submits batch jobs with workers when tasks wait."""
+
+    def start(
+        self,
+        kept: bytes,
+        keep: Callable[[bytes], None],
+        load: Callable[[], Load],
+        retire: Callable[[list[str]], None],
+    ) -> None:
+        """The server listens. `kept` is what `keep` was given last, before it was started again; empty for a new one.
+        `retire` has workers of these names go. `keep` and `retire` may be called from any thread, `load` from any but
+        this one; all of them until `close` returns.
+        """
+
+    def ask(self, question: bytes) -> bytes:
+        """The answer. Called in any thread; a LoomException is told to who has asked."""
+
+    def close(self) -> None:
+        """The server stops. Called in a thread."""
 
 
 class ServerShell:
@@ -68,8 +103,9 @@ class ServerShell:
 
     A worker that is silent for `silence_s` is lost. A task that ran on `crash_limit` workers when they died is not
     tried again (0: always). Specs of finished tasks are kept up to `lineage_bytes`. `journal`: the file in which the
-    server writes what it has to know when it starts again; what is there already is taken up, and the workers
-    that were there are waited for `reattach_s`. LoomError where it is no journal, is damaged, or cannot be written.
+    server writes what it has to know when it starts again; what is there already is taken up, and the workers that were
+    there are waited for `reattach_s`. `allocations` are asked what concerns them. LoomError where it is no journal, is
+    damaged, or cannot be written.
     """
 
     def __init__(
@@ -80,6 +116,7 @@ class ServerShell:
         lineage_bytes: int = LINEAGE_BYTES,
         journal: str | None = None,
         reattach_s: float = REATTACH_S,
+        allocations: AllocationQueues | None = None,
     ) -> None:
         self._trust = trust
         self._silence_s = silence_s
@@ -99,6 +136,8 @@ class ServerShell:
         incarnation = past.incarnation + 1 if past is not None and past.incarnation else int(time.time()) & 0xFFF_FFFF
         server = past.server if past is not None and past.server else secrets.randbits(62) | 1
         ticket_of = partial(trust.ticket, server)
+        self._allocations = allocations
+        self._kept_allocations = past.allocations if past is not None else b""
         self._core = ServerCore(incarnation, silence_s, crash_limit, lineage_bytes, server, past, reattach_s, ticket_of)
         self._held: deque[tuple[int, Send | CloseLink]] = deque()  # for clients, and what has to be on disk before
         self._n_recorded = 0
@@ -114,6 +153,7 @@ class ServerShell:
         self._stopped = asyncio.Event()
         self._listener: Listener | None = None
         self._fault: Exception | None = None
+        self._answering: set[asyncio.Task[None]] = set()
 
     @property
     def port(self) -> int:
@@ -133,6 +173,8 @@ class ServerShell:
                 )
             self._set_timer()
         self._listener = await listen(host, port, self._trust, self, sock)
+        if self._allocations is not None:
+            self._allocations.start(self._kept_allocations, self._keep_allocations, self._load, self._retire)
         # Plan ingest with the cyclic collector on costs up to seven times as much, and the graph has no lost cycles:
         # what refers back (consumers) is cut when a task is done or forgotten.
         gc.collect()
@@ -145,6 +187,9 @@ class ServerShell:
         """
         await self._stopped.wait()
         self._trace.stop()
+        if self._allocations is not None:
+            await self._loop.run_in_executor(None, self._allocations.close)
+            self._step([event for event in self._events if isinstance(event, KeepAllocations)], time.monotonic())
         if self._journal is not None:
             is_written = await self._loop.run_in_executor(None, self._journal.close, _LEAVE_S)
             self._on_durable()
@@ -230,6 +275,51 @@ class ServerShell:
         self._fault = LoomError(f"the journal cannot be written any more, the server ends: {error}")
         self.stop()
 
+    # -- Allocation queues --------------------------------------------------------------------------------------------
+
+    def _keep_allocations(self, state: bytes) -> None:
+        """From any thread."""
+        self._from_thread(self._add, KeepAllocations(state))
+
+    def _load(self) -> Load:
+        """From a thread that is not the loop's."""
+        answer: concurrent.futures.Future[Load] = concurrent.futures.Future()
+        self._from_thread(lambda: answer.set_result(self._core.questions.load(0)))
+        return answer.result(_LOAD_S)
+
+    def _retire(self, names: list[str]) -> None:
+        """From any thread."""
+
+        def tell() -> None:
+            self._core.questions.retire(names)
+            self._turn()  # sends it
+
+        self._from_thread(tell)
+
+    def _ask_allocations(self, asked: AskedAllocations) -> None:
+        if self._allocations is None:
+            self._answer(asked, Allocations(asked.seq, b"", "this server has no allocation queues"))
+            return
+        task = self._loop.create_task(self._let_answer(self._allocations, asked))
+        self._answering.add(task)
+        task.add_done_callback(self._answering.discard)
+
+    async def _let_answer(self, allocations: AllocationQueues, asked: AskedAllocations) -> None:
+        try:
+            found = await self._loop.run_in_executor(None, allocations.ask, asked.question)
+        except LoomException as error:
+            self._answer(asked, Allocations(asked.seq, b"", str(error)))
+        except Exception as error:
+            _log.exception("a question about allocation queues failed")
+            self._answer(asked, Allocations(asked.seq, b"", f"internal error in the server: {error!r}"))
+        else:
+            self._answer(asked, Allocations(asked.seq, found, ""))
+
+    def _answer(self, asked: AskedAllocations, answer: Allocations) -> None:
+        link = self._links.get(asked.link)
+        if link is not None:
+            link.send([answer])
+
     # -- The turn -----------------------------------------------------------------------------------------------------
 
     def _add(self, event: ServerEvent) -> None:
@@ -303,6 +393,8 @@ class ServerShell:
                     _log.warning("tasks wait: there is no worker (loom-worker HOST PORT starts one)")
                 case DisksFull():
                     _log.warning("tasks wait until a worker has room on its disk again: all are full (see their logs)")
+                case AskedAllocations():
+                    self._ask_allocations(effect)
                 case Shutdown():
                     _log.info("stopping: a client asked for it")
                     self.stop()

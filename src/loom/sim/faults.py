@@ -26,6 +26,7 @@ class Faults:
         self._until = world.clock.now + duration_s
         self._mean_pause_s = mean_pause_s
         self._n_kills = 0
+        self._n_drains = 0
         strikes = [
             self._kill_worker,
             self._add_worker,
@@ -115,7 +116,13 @@ class Faults:
         world = self._world
         alive = self._alive()
         if alive:
-            world.rng.choice(alive).drain(world.rng.random())
+            worker, timeout_s = world.rng.choice(alive), world.rng.random()
+            self._n_drains += 1
+            if self._n_drains % 2:
+                worker.drain(timeout_s)
+            else:
+                worker.drain_timeout_s = timeout_s
+                world.server.retire(worker.name)
             world.clock.after(world.rng.random() * 2, self._add_worker)
 
     def _press_worker(self) -> None:

@@ -23,7 +23,7 @@ from loom.core.events import (
 )
 from loom.core.past import Past
 from loom.core.server import ServerCore
-from loom.messages import Message
+from loom.messages import Message, RetireWorkers
 from loom.sim.clock import Timer
 from loom.sim.journal import SimJournal
 from loom.sim.network import End
@@ -119,6 +119,14 @@ class SimServer:
 
     def on_drained(self, end: End) -> None:
         self._add(LinkDrained(self._numbers[end]))
+
+    def retire(self, name: str) -> None:
+        """Somebody who looks after workers asks for it, on a link of his own."""
+        self._n_links += 1
+        link = self._n_links
+        self._add(LinkUp(link, "client"))
+        self._add(Received(link, [RetireWorkers(1, [name])]))
+        self._add(LinkDown(link))
 
     # -- The turn -----------------------------------------------------------------------------------------------------
 

@@ -22,6 +22,7 @@ from loom.core.worker_events import (
     Fetched,
     FetchFailed,
     FromServer,
+    Leave,
     NotInline,
     NotRun,
     NotSent,
@@ -91,6 +92,8 @@ class SimWorker:
         self.end: End | None = None
         self.alive = True
         self.frozen = False
+        self.name = f"w{number}"
+        self.drain_timeout_s = 1.0  # when the server says that it is to leave
         self._before = (0, 0, 0)  # server, its incarnation, and which worker this was there
         self._pieces: dict[int, bytes] = {}
         self.relays: dict[int, _Stream] = {}
@@ -122,11 +125,7 @@ class SimWorker:
             extras = list(self.world.extras)
             left_ms = max(1, int(1000 * (self._ends_at - self.world.clock.now))) if self._ends_at is not None else 0
             self.end.send(
-                [
-                    RegisterWorker(
-                        f"w{self.number}", self.cpus, extras, "host", self.number, "", _SYMBOLS, left_ms, self._before
-                    )
-                ]
+                [RegisterWorker(self.name, self.cpus, extras, "host", self.number, "", _SYMBOLS, left_ms, self._before)]
             )
 
     def on_messages(self, end: End, messages: list[Message]) -> None:
@@ -284,6 +283,8 @@ class SimWorker:
                 assert executor.is_idle, f"{self} starts executor {effect.executor} again while it has something to do"
             case Relay():
                 self._relay(effect)
+            case Leave():
+                self.drain(self.drain_timeout_s)
             case Stop():
                 self.die()
 

@@ -31,6 +31,7 @@ from loom.core.worker_events import (
     FetchFailed,
     FromServer,
     HangUp,
+    Leave,
     OverMemory,
     ReadBackDone,
     Relay,
@@ -54,10 +55,13 @@ from loom.errors import ConnectError, KeyRefused, LoomError, VersionMismatch
 from loom.executors.memory import MemoryWatch
 from loom.executors.orphans import Orphans
 from loom.executors.programs import ProgramRunner
-from loom.limits import FETCH_IDLE_TIMEOUT_S, LINK_SILENCE_S, RECONNECT_PAUSE_MAX_S, RECONNECT_PAUSE_S
+from loom.limits import DRAIN_TIMEOUT_S, FETCH_IDLE_TIMEOUT_S, LINK_SILENCE_S, RECONNECT_PAUSE_MAX_S, RECONNECT_PAUSE_S
 from loom.messages import Message, RegisterWorker, RelayPiece, ServerToWorker, StopWorker, WorkerAccepted, WorkerLeaves
 from loom.net.link import SIGNS_OF_LIFE, Link, connect
 from loom.net.objects import ObjectFetcher, ObjectServer
+from loom.net.places import Place
+from loom.net.serving import Serving
+from loom.net.sockets import address_text, is_loopback
 from loom.net.trust import Trust
 from loom.plugins.chosen import Plugins
 from loom.resources import MEM
@@ -83,8 +87,10 @@ _log = logging.getLogger(__name__)
 # Tasks and objects come and go by the thousand and hold no cycles: looking for some every 700 allocations is wasted.
 _GC_THRESHOLDS: Final = (100_000, 50, 100)
 _NO_PLUGINS: Final = Plugins()
+_CHOSEN_HERE: Final = Serving()
 _SAY_AGAIN_S: Final = 60.0  # between two lines that say that the server is still not there
 _TURN_S: Final = 0.005  # built-ins run in one turn before sockets are looked at again
+_SIGNAL_S: Final = 0.5  # between the end of a task by SIGTERM and our own, where both come from the same hand
 _LEAVE_S: Final = 5.0  # how long after the end of a drain the process may still be there, whatever keeps it
 
 
@@ -92,7 +98,9 @@ class WorkerShell:
     """`run` serves one server after the other until it is told to stop.
 
     `plugins` are loaded by the executors, `own_types` are the symbols of the task types that they define;
-    `memory_bytes` is what objects may take in memory (None: a part of what there is).
+    `memory_bytes` is what objects may take in memory (None: a part of what there is). `name` is for people, host:pid
+    where it is empty. Told by the server to leave, the worker drains for at most `drain_timeout_s`. It ends when there
+    was no server for `lost_timeout_s`. `serving`: where others fetch its objects.
     """
 
     def __init__(
@@ -103,8 +111,16 @@ class WorkerShell:
         plugins: Plugins = _NO_PLUGINS,
         own_types: Sequence[str] = (),
         memory_bytes: int | None = None,
+        name: str = "",
+        drain_timeout_s: float = DRAIN_TIMEOUT_S,
+        lost_timeout_s: float = math.inf,
+        serving: Serving = _CHOSEN_HERE,
     ) -> None:
         self._trust = trust
+        self._name = name or f"{socket.gethostname()}:{os.getpid()}"
+        self._drain_timeout_s = drain_timeout_s
+        self._lost_timeout_s = lost_timeout_s
+        self._serving = serving
         self._hardware = hardware
         self._extras = list(hardware.extras.items())
         self._directory = directory
@@ -140,13 +156,15 @@ class WorkerShell:
         self._drain_until_s = math.inf
         self._drain_by_s: float | None = None  # it is to drain until then as soon as the server is back
 
-    async def run(self, host: str, port: int) -> None:
-        """Serve the server at host:port until stopped; LoomError where the key or version is refused, or after a
-        fault of our own.
+    async def run(self, place: Place) -> None:
+        """Serve the server at that place until stopped; LoomError where the key or version is refused, where there was
+        no server for too long, or after a fault of our own.
         """
         loop = asyncio.get_running_loop()
         self._objects = ObjectServer(self._trust, self._store.lookup)
-        self._fetcher = ObjectFetcher(self._trust, partial(FileLanding, self._store), self._store.adopt)
+        self._fetcher = ObjectFetcher(
+            self._trust, partial(FileLanding, self._store), self._store.adopt, host_id=self._serving.host_id
+        )
         self._orphans = Orphans(loop)
         self._memory = MemoryWatch(loop, lambda task, attempt, peak: self._post(OverMemory(task, attempt, peak)))
         self._programs = ProgramRunner(
@@ -170,10 +188,10 @@ class WorkerShell:
         gc.set_threshold(*_GC_THRESHOLDS)
         try:
             while not self._stopping.is_set() and not self._draining:
-                link = await self._connect(host, port)
+                link = await self._connect(place)
                 if link is None:
                     break
-                await self._serve(link, host)
+                await self._serve(link)
         finally:
             self._lost.set()
             self._post(Drain(time.monotonic()))  # nothing is to start any more
@@ -246,12 +264,14 @@ class WorkerShell:
     def _draining(self) -> bool:
         return self._drain_until_s < math.inf
 
-    async def _connect(self, host: str, port: int) -> Link | None:
+    async def _connect(self, place: Place) -> Link | None:
         """Try until the server is there or the worker is stopped."""
         pause_s = RECONNECT_PAUSE_S
         said, say_again_s = "", 0.0
+        give_up_s = time.monotonic() + self._lost_timeout_s
         while not self._stopping.is_set():
             try:
+                host, port = await place.find()
                 return await connect(host, port, "worker", self._trust, self._decoder, self)
             except (KeyRefused, VersionMismatch) as error:
                 if isinstance(error, VersionMismatch) or self._core.keeps_until is None:
@@ -263,6 +283,8 @@ class WorkerShell:
                 if str(error) != said or time.monotonic() > say_again_s:
                     said, say_again_s = str(error), time.monotonic() + _SAY_AGAIN_S
                     _log.info("%s; trying again until it is there", error)
+                if time.monotonic() > give_up_s:
+                    raise LoomError(f"no server for {self._lost_timeout_s:g} s: {error}") from None
             try:
                 async with asyncio.timeout(pause_s):
                     await self._stopping.wait()
@@ -270,8 +292,7 @@ class WorkerShell:
                 pause_s = min(2 * pause_s, RECONNECT_PAUSE_MAX_S)
         return None
 
-    async def _serve(self, link: Link, host: str) -> None:
-        own_host = _own_address(host)
+    async def _serve(self, link: Link) -> None:
         self._link = link
         self._incarnation = None
         self._gone = ""
@@ -279,19 +300,24 @@ class WorkerShell:
         self._stay_alive(link, LINK_SILENCE_S)
         if link.closed or self._stopping.is_set():  # before the link was ours, so nobody has heard of it
             self._lost.set()
-        port, handover = await self._listen(own_host)
+        own_host, port, handover = await self._listen(self._serving.listens_at(link.own_host))
         cpus, extras = self._hardware.cpus, self._extras
         left_ms = 0 if self._leave_at_s is None else max(1, round((self._leave_at_s - time.monotonic()) * 1000))
-        own = (_own_name(), cpus, extras, own_host, port, handover, self._symbols)
+        own = (self._name, cpus, extras, own_host, port, handover, self._symbols)
         link.send([RegisterWorker(*own, left_ms, self._before)])
         _log.info(
-            "connected to %s%s, %d cpus, objects at port %d, directory %s",
+            "connected to %s%s, %d cpus, objects at %s, directory %s",
             link.peer,
             ", encrypted" if link.encrypted else "",
             cpus,
-            port,
+            address_text((own_host, port)),
             self._directory.path,
         )
+        if is_loopback(own_host) and link.encrypted and self._trust.encryption == "remote":
+            _log.info(
+                "the server is reached through a tunnel, and others cannot reach this worker: its objects go through "
+                "the server (--interface or --advertise: where others do reach it)"
+            )
         await self._lost.wait()
         if self._stopping.is_set() and self._fault is None:  # what runs here is no reason for its end
             link.send([WorkerLeaves()])
@@ -315,16 +341,15 @@ class WorkerShell:
         if gone:
             _log.warning("the link to the server is gone: %s%s", gone, kept)
 
-    async def _listen(self, own_host: str) -> tuple[int, str]:
-        """Serve objects at this address: where that is done already, others go on fetching."""
-        if self._listening is not None:
-            host, port, handover = self._listening
-            if host == own_host:
-                return port, handover
-            self._objects.close()
-        port, handover = await self._objects.start(own_host)
-        self._listening = own_host, port, handover
-        return port, handover
+    async def _listen(self, host: str) -> tuple[str, int, str]:
+        """Serve objects at this address: where that is done already, others go on fetching. What they are told."""
+        if self._listening is None or self._listening[0] != host:
+            if self._listening is not None:
+                self._objects.close()
+            port, handover = await self._objects.start(host, self._serving.port, self._serving.host_id)
+            self._listening = host, port, handover
+        _, port, handover = self._listening
+        return *self._serving.told(host, port), handover
 
     def _what_is_here(self) -> str:
         return f"{_counted(len(self._core.held), 'object')}, {_counted(len(self._core.tasks), 'task')}"
@@ -483,7 +508,10 @@ class WorkerShell:
             case StartTrace():
                 own, incarnation = self._hardware, self._incarnation or 0
                 path = os.fsdecode(effect.path)
-                self._trace.start(path, self._core.id, _own_name(), own.cpus, self._extras, incarnation)
+                self._trace.start(path, self._core.id, self._name, own.cpus, self._extras, incarnation)
+            case Leave():
+                _log.info("the server asks this worker to leave")
+                self.drain(self._drain_timeout_s)
             case Stop():
                 if not self._lost.is_set():
                     _log.info(self._why_it_leaves())
@@ -503,8 +531,11 @@ class WorkerShell:
     # -- Programs -----------------------------------------------------------------------------------------------------
 
     def _start_program(self, task: Task) -> None:
-        def done(_task: int, value: DataObject | None, error: str, duration_us: int) -> None:
-            self._on_program_done(task, value, error, duration_us)
+        def done(_task: int, value: DataObject | None, error: str, duration_us: int, terminated: bool) -> None:
+            if not terminated:
+                self._on_program_done(task, value, error, duration_us)
+            else:  # who signals all processes of a job or service reaches us, too, and maybe last
+                asyncio.get_running_loop().call_later(_SIGNAL_S, self._on_terminated, task, error, duration_us)
 
         try:
             inputs = [self._store.get(i) for i in task.inputs]
@@ -541,6 +572,16 @@ class WorkerShell:
         if self._trace.on:
             self._trace.program_ended(task, duration_us, 0, error)
         self._post(Failed(task.id, task.attempt, error))
+
+    def _on_terminated(self, task: Task, error: str, duration_us: int) -> None:
+        """By a SIGTERM that was not ours: meant for the task, or for us."""
+        if not (self._draining or self._stopping.is_set()):
+            self._on_program_done(task, None, error, duration_us)
+            return
+        self._memory.end((task.id, task.attempt))
+        if self._trace.on:
+            self._trace.program_ended(task, duration_us, 0, "interrupted")
+        self._post(Failed(task.id, task.attempt, "interrupted", True))
 
     def _on_input_changed(self, task_id: int, position: int) -> None:
         """A program has damaged an object of ours: whoever needs it must not get it from here."""
@@ -608,18 +649,3 @@ class WorkerShell:
 
 def _counted(count: int, what: str) -> str:
     return f"1 {what}" if count == 1 else f"{count} {what}s"
-
-
-def _own_name() -> str:
-    return f"{socket.gethostname()}:{os.getpid()}"
-
-
-def _own_address(server_host: str) -> str:
-    """The address of this machine that the server's network sees."""
-    try:
-        family, kind, _, _, address = socket.getaddrinfo(server_host, 9, type=socket.SOCK_DGRAM)[0]
-        with socket.socket(family, kind) as probe:
-            probe.connect(address)
-            return str(probe.getsockname()[0])
-    except OSError as error:
-        raise LoomError(f"no address of this machine towards {server_host}: {error}") from error

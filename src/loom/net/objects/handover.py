@@ -31,6 +31,7 @@ _log = logging.getLogger(__name__)
 _PACKET_BYTES: Final = 64 * KIB  # well below the default send buffer (208 KiB), which a packet must fit as a whole
 _PACKETS_A_TURN: Final = 16  # read at a time before other links have their turn
 _FLIGHT_PAUSE_S: Final = 0.002  # until descriptors in flight (the kernel bounds them a user) may have been received
+_OF_HOST: Final = "@"  # between the name of a socket, which has none in it, and the id of its host
 _LAST: Final = b"\0"
 _MORE: Final = b"\1"
 _ANCILLARY_BYTES: Final = socket.CMSG_SPACE(MAX_HANDOVER_FDS * array.array("i").itemsize)
@@ -258,6 +259,20 @@ class HandoverGreeting:
 def handover_place(name: str) -> bytes:
     """As for other links (`wire.handshake`): there is one socket of that name in this network namespace."""
     return place_of(this_machine(), "handover", name)
+
+
+def handover_text(name: str, host_id: str) -> str:
+    """How others are told of the socket."""
+    return f"{name}{_OF_HOST}{host_id}" if host_id else name
+
+
+def handover_name(text: str, own_host_id: str) -> str:
+    """The socket to try, of one that others have told of; empty where they are on another host than this process.
+
+    That is where both say which host theirs is. Elsewhere the socket is tried: one of another host is not there.
+    """
+    name, _, host_id = text.partition(_OF_HOST)
+    return "" if host_id and own_host_id and host_id != own_host_id else name
 
 
 def handover_socket() -> socket.socket:

@@ -19,7 +19,7 @@ from loom.net.objects.handover import HandoverLink
 
 _ASKED_AT_ONCE: Final = 4096  # objects in one request
 _WATCHES: Final = 4  # looks at a link in the time that it may be silent
-_SHUN_S: Final = 15.0  # a holder that could not be reached is not tried again for so long: each try may take seconds
+_SHUN_S: Final = 15.0  # a holder that could not be reached is not tried again for so long
 
 Fetched = bytes | tuple[bytes, list[Segment]] | None
 """A packed object, or header and payload, or nothing."""
@@ -82,15 +82,17 @@ class Lane:
         self._heard_bytes = 0
         self._quiet_watches = 0  # looks, not times: a process that was stopped itself gets to hear what waits for it
         self._shunned_until_s = 0.0
-        self._story = ""  # of why
+        self._story = ""  # why it could not be reached the last time; empty where it was, or never tried
 
     @property
     def reachable(self) -> bool:
-        """False for some seconds after it could not be reached; what is asked for then fails at once."""
+        """False for some seconds after it could not be reached."""
         return self._loop.time() >= self._shunned_until_s
 
     def ask(self, requests: Iterable[Request]) -> None:
-        """What is asked for in one turn of the loop travels together."""
+        """What is asked for in one turn of the loop travels together. Where the holder could not be reached the last
+        time, this fails at once, and at most has it tried again: nobody waits for that any more.
+        """
         self._waiting.extend(requests)
         if self._closed_reason:
             self._give_up(self._closed_reason, unreachable=False)
@@ -98,8 +100,11 @@ class Lane:
             if not self._ask_due:
                 self._ask_due = True
                 self._loop.call_soon(self._ask_now)
-        elif self._task is None:
-            self._task = self._loop.create_task(self._open())
+        else:
+            if self._story:
+                self._loop.call_soon(self._refuse)
+            if self._task is None and self.reachable:
+                self._task = self._loop.create_task(self._open())
 
     def close(self, reason: str) -> None:
         self._closed_reason = reason
@@ -113,8 +118,7 @@ class Lane:
     async def _open(self) -> None:
         link = None
         try:
-            if self.reachable:
-                link = await self._opening(self)
+            link = await self._opening(self)
         except (ConnectError, OSError) as error:
             self._shun(str(error))
         finally:
@@ -125,9 +129,14 @@ class Lane:
         if link.closed:
             self._give_up(f"{link.peer}: the connection was lost at once", unreachable=True)
             return
+        self._story = ""
         self._link = link
         self._ask_now()
         self._watch()
+
+    def _refuse(self) -> None:
+        if self._link is None:
+            self._give_up(self._story, unreachable=True)
 
     def _ask_now(self) -> None:
         self._ask_due = False

@@ -11,7 +11,7 @@ from loom.messages import DataRequest
 from loom.net.greeting import HalfOpen
 from loom.net.link import Link, LinkHandler
 from loom.net.listener import Listener, listen
-from loom.net.objects.handover import HandoverGreeting, HandoverLink, handover_place, handover_socket
+from loom.net.objects.handover import HandoverGreeting, HandoverLink, handover_place, handover_socket, handover_text
 from loom.net.objects.service import BulkService, HandoverService, Held, Lookup, Scope
 from loom.net.sockets import is_own_user
 from loom.net.trust import Trust
@@ -39,6 +39,7 @@ class ObjectServer:
         self._listener: Listener | None = None
         self._handover: socket.socket | None = None
         self._handover_name = ""
+        self._told = ""  # of it, to others
         self._server: int | None = None
 
     def belong_to(self, server: int) -> None:
@@ -47,15 +48,19 @@ class ObjectServer:
             self._server = server
             self._end_links("another server")
 
-    async def start(self, host: str) -> tuple[int, str]:
-        """Listen on a free port of `host`; the port and the name of the handover socket. Raises LoomError."""
-        self._listener = await listen(host, 0, self._trust, self, role="objects")
+    async def start(self, host: str, port: int = 0, host_id: str = "") -> tuple[int, str]:
+        """Listen on that port of `host` (0: any free one); the port, and what others are told of the handover socket.
+
+        Raises LoomError.
+        """
+        self._listener = await listen(host, port, self._trust, self, role="objects", port_option="--object-port")
         name = self._handover_name = f"loom-{secrets.token_hex(16)}"
+        self._told = handover_text(name, host_id)
         self._handover = handover_socket()
         self._handover.bind("\0" + name)
         self._handover.listen(_BACKLOG)
         asyncio.get_running_loop().add_reader(self._handover.fileno(), self._accept)
-        return self._listener.port, name
+        return self._listener.port, self._told
 
     def close(self) -> None:
         """Stop at once; transfers under way fail at the other end."""
@@ -75,7 +80,7 @@ class ObjectServer:
     def on_link(self, link: Link, role: Role) -> tuple[Decoder, LinkHandler]:
         """Called by the listener."""
         self._links.add(link)
-        return Decoder(DataRequest), BulkService(self._lookup, Scope(self._ticket_of), self._links.discard)
+        return Decoder(DataRequest), BulkService(self._lookup, Scope(self._ticket_of, self._told), self._links.discard)
 
     def _ticket_of(self, session: int) -> bytes | None:
         return self._trust.ticket(self._server, session) if self._server is not None else None
@@ -106,7 +111,7 @@ class ObjectServer:
 
     def _on_established(self, greeting: HandoverGreeting, sock: socket.socket) -> None:
         self._half_open.leave(greeting)
-        service = HandoverService(self._lookup, Scope(self._ticket_of), self._links.discard)
+        service = HandoverService(self._lookup, Scope(self._ticket_of, self._told), self._links.discard)
         self._links.add(HandoverLink(sock, "a process of this host", Decoder(DataRequest), service))
 
     def _on_refused(self, greeting: HandoverGreeting, error: ConnectError) -> None:

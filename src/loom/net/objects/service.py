@@ -35,11 +35,13 @@ Lookup = Callable[[int], Held | None]
 class Scope:
     """What one link may ask for: nothing before it has shown a ticket, then what is in its session.
 
-    `ticket_of` gives the ticket of a session, None while this process has no server.
+    `ticket_of` gives the ticket of a session, None while this process has no server. `own` is what others are told of
+    this process's handover socket.
     """
 
-    def __init__(self, ticket_of: Callable[[int], bytes | None]) -> None:
+    def __init__(self, ticket_of: Callable[[int], bytes | None], own: str) -> None:
         self._ticket_of = ticket_of
+        self._own = own
         self._session: int | None = None
 
     def asked_for(self, messages: list[Message]) -> list[int]:
@@ -63,6 +65,8 @@ class Scope:
     def _open(self, message: OpenData) -> None:
         if self._session is not None:
             raise ProtocolError("it shows a second ticket")
+        if message.holder not in ("", self._own):
+            raise ProtocolError("it looks for another worker, whose address leads here, too")
         expected = self._ticket_of(message.session)
         if expected is None or not hmac.compare_digest(message.ticket, expected):
             raise ProtocolError(f"its ticket is not of session {message.session} of this worker's server")

@@ -1,0 +1,55 @@
+"""Engines that the conformance suite runs on besides those of this machine: `pytest --engine NAME tests/conformance`.
+
+Each gives a client of a cluster with two workers of one core, and leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Final, cast
+
+from loom.client import Client
+
+Engine = Callable[[Path], AbstractContextManager[Client]]
+"""Makes the cluster, with what it writes below a directory."""
+
+ENGINES: Final = {
+    "dask": "dasks:engine",
+    "hosts-tls": "hosts:tls_engine",
+    "hosts-plain": "hosts:plain_engine",
+    "ray": "ray_nodes:engine",
+}
+"""Where each is, as MODULE:FUNCTION: it is imported only where it is used."""
+
+MAIN_ROWS: Final = (
+    "test_2_plans.py",
+    "test_3_table.py",
+    "test_3_tasks.py",
+    "test_4_programs.py",
+    "test_5_functions.py",
+    "test_6_dynamic.py",
+)
+"""What of the suite every engine is tested with."""
+
+_TESTS: Final = Path(__file__).resolve().parent
+
+
+def find_engine(name: str) -> Engine:
+    module, _, function = ENGINES[name].partition(":")
+    return cast(Engine, getattr(importlib.import_module(module), function))
+
+
+def run_conformance(name: str, *options: str, timeout_s: float = 55.0) -> None:
+    """Run the main rows of the conformance suite on that engine, in a process of its own. AssertionError with what it
+    says where one of them fails.
+    """
+    rows = [str(_TESTS / "conformance" / row) for row in MAIN_ROWS]
+    command = [sys.executable, "-m", "pytest", "--engine", name, "-p", "no:cacheprovider", *options, *rows]
+    done = subprocess.run(command, cwd=_TESTS.parent, capture_output=True, text=True, timeout=timeout_s)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert " passed" in done.stdout, done.stdout
