@@ -24,8 +24,7 @@ demo: $(READY)  ## Count the identifiers of Python's standard library on this ma
 	@$(BIN)/python examples/identifiers.py --report build/identifiers.html
 
 test: $(READY) $(COMPILED)/.done  ## Run all tests, and those of the cores once more with the cores compiled
-	$(BIN)/python -m pytest
-	if [ -d $(COMPILED)/loom ]; then PYTHONPATH=$(COMPILED) $(BIN)/python -m pytest tests/unit tests/sim; fi
+	$(BIN)/python tools/run_tests.py $(COMPILED)
 
 compiled: $(COMPILED)/.done  ## Make a copy of the package with compiled cores: PYTHONPATH=build/compiled uses it
 

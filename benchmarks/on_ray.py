@@ -56,14 +56,13 @@ def _compare(
         bench.skip(what, f"{error}: pip install 'hyperloom[ray]' brings it")
         return
     with _ray() as ray_alone:
-        ray_alone.bag(_WARM_TASKS)
         bench.compare(
             what,
             "tasks/s",
             Side("loom", partial(_in_ray, plan), lambda meter: n / meter.wall_s, n),
             Side(
                 "ray alone",
-                partial(_alone, getattr(ray_alone, job), arguments),
+                partial(_alone, ray_alone, job, arguments),
                 lambda meter: n_ray / meter.wall_s,
                 n_ray,
                 size=f"{n_ray:,}" if n_ray < n else "",
@@ -96,7 +95,8 @@ def _in_ray(plan: Callable[[], list[Task]], meter: Meter) -> None:
         graphs.submit(client, plan, meter)
 
 
-def _alone(job: Callable[..., float], arguments: dict[str, Any], meter: Meter) -> None:
+def _alone(ray: Any, job: str, arguments: dict[str, Any], meter: Meter) -> None:
+    ray.bag(_WARM_TASKS)  # Ray has to start processes for its tasks again, now that Loom has left
     with meter:
-        seconds = job(**arguments)
+        seconds = getattr(ray, job)(**arguments)
     meter.wall_s = seconds  # without what comes before and after

@@ -26,8 +26,9 @@ def dask_cluster(threads: int = 1, n_workers: int = 2) -> Iterator[Any]:
         raise
     for name in ("distributed", "distributed.scheduler", "distributed.nanny", "distributed.core"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    settings = {"dashboard_address": None, "silence_logs": logging.CRITICAL}
-    with distributed.LocalCluster(n_workers, threads_per_worker=threads, processes=True, **settings) as cluster:
+    size = {"n_workers": n_workers, "threads_per_worker": threads, "processes": True}
+    quiet = {"dashboard_address": None, "silence_logs": logging.CRITICAL}
+    with distributed.LocalCluster(**size, **quiet) as cluster:
         yield cluster
 
 
@@ -46,7 +47,7 @@ def processes_of_loom() -> list[psutil.Process]:
     found = []
     for process in psutil.Process().children(recursive=True):
         try:
-            if any("loom.cli" in word or word == "loom-remover" for word in process.cmdline()):
+            if any("loom.cli" in word for word in process.cmdline()):
                 found.append(process)
         except psutil.NoSuchProcess:
             continue

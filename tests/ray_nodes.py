@@ -1,12 +1,14 @@
 """A real Ray cluster on this machine: two nodes of one cpu each, with which this process is connected."""
 
 import logging
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil
 
@@ -43,20 +45,30 @@ class RayNodes:
 
         return float(ray.available_resources().get("CPU", 0))
 
+    def demands(self) -> list[dict[str, float]]:
+        """What Ray's autoscaler is told to make room for."""
+        from ray.autoscaler.v2.sdk import get_cluster_status
+
+        groups = get_cluster_status(self.address).resource_demands.placement_group_demand
+        return [bundle.bundle for group in groups for bundle in group.bundles_by_count]
+
     def n_nodes(self) -> int:
         import ray
 
         return sum(node["Alive"] for node in ray.nodes())
 
 
+def needs_ray() -> None:
+    if find_spec("ray") is None:
+        unless_all("there is no Ray here: pip install 'hyperloom[ray]'")
+
+
 @contextmanager
 def ray_nodes() -> Iterator[RayNodes]:
-    try:
-        import ray
-        from ray.cluster_utils import Cluster
-    except ImportError:
-        unless_all("there is no Ray here: pip install 'hyperloom[ray]'")
-        raise
+    needs_ray()
+    import ray
+    from ray.cluster_utils import Cluster
+
     directory = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # of sockets, whose paths have to be short
     head = {"num_cpus": 1, "include_dashboard": False, "temp_dir": directory, "_system_config": _HEALTH}
     cluster = Cluster(initialize_head=True, head_node_args=head)
@@ -77,8 +89,8 @@ def engine(directory: Path) -> Iterator[Client]:
         with RayCluster(progress=False, worker_options=("--wdir", str(directory))) as cluster:
             with Client(cluster) as client:
                 yield client
-            processes = hosted(cluster)
-        assert_nothing_left(nodes, cluster, processes)
+            left = hosted(cluster)
+        assert_nothing_left(nodes, cluster, left)
 
 
 def actors(name: str) -> dict[str, dict[str, Any]]:
@@ -109,16 +121,25 @@ def worker_names(cluster: RayCluster) -> list[str]:
     return [worker.name for worker in cluster.status().workers if worker.state == "running"]
 
 
-def hosted(cluster: RayCluster) -> list[psutil.Process]:
+class Hosted(NamedTuple):
+    """Processes, and the private directories of what runs in them."""
+
+    processes: list[psutil.Process]
+    directories: set[str]
+
+
+def hosted(cluster: RayCluster) -> Hosted:
     """The actors' processes, and what is below them."""
-    found = []
+    found = Hosted([], set())
     for name in actors(cluster.name):
         process = process_of(cluster, name)
-        found += [process, *process.children(recursive=True)]
+        for one in (process, *process.children(recursive=True)):
+            found.processes.append(one)
+            found.directories.update(os.path.dirname(word) for word in one.cmdline() if word.endswith("/address"))
     return found
 
 
-def assert_nothing_left(nodes: RayNodes, cluster: RayCluster, processes: list[psutil.Process]) -> None:
+def assert_nothing_left(nodes: RayNodes, cluster: RayCluster, left: Hosted | None = None) -> None:
     """No actor, no place that is reserved, none of these processes, none of their directories."""
     import ray
     from ray.util.placement_group import placement_group_table
@@ -128,4 +149,7 @@ def assert_nothing_left(nodes: RayNodes, cluster: RayCluster, processes: list[ps
     groups = [group for group in placement_group_table().values() if group["name"].startswith(namespace)]
     assert {group["state"] for group in groups} <= {"REMOVED"}
     eventually(lambda: nodes.free_cpus() == nodes.n_nodes(), what="the cpus that were reserved")
-    eventually(lambda: not [one for one in processes if one.is_running() and one.status() != psutil.STATUS_ZOMBIE])
+    if left is not None:
+        assert left.directories
+        eventually(lambda: not [p for p in left.processes if p.is_running() and p.status() != psutil.STATUS_ZOMBIE])
+        eventually(lambda: not [path for path in left.directories if os.path.exists(path)])

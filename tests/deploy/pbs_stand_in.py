@@ -1,4 +1,4 @@
-"""Stand-ins for qsub, qstat, qselect and qdel, after the manuals of PBS Professional: one file, called by each name.
+"""Stand-ins for qsub, qstat, qselect, qdel and qsig, after the manuals of PBS Professional: one file under each name.
 
 Jobs are processes of this machine, and what is known of them are files in the directory PBS_STAND_IN names. Ended jobs
 are remembered, as with job_history_enable, unless there is a file `no-history`.
@@ -11,7 +11,10 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
+
+import psutil
 
 PLACE = Path(os.environ.get("PBS_STAND_IN", "/nowhere"))
 
@@ -126,22 +129,26 @@ def qdel(arguments: list[str]) -> None:
     if status_of(job) is not None:
         fail(f"qdel: Job has finished {id}", 35)
     if "pid" in job:
-        end_session(int(str(job["pid"])))
+        signal_tree(int(str(job["pid"])), signal.SIGTERM)
     else:
         (PLACE / f"{id.partition('.')[0]}.status").write_text("271")
 
 
-def end_session(leader: int) -> None:
-    """SIGTERM for all processes of the job but the one that notes its status."""
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and int(entry.name) != leader:
-            try:
-                session = int((entry / "stat").read_text().rpartition(")")[2].split()[3])
-                if session == leader:
-                    os.kill(int(entry.name), signal.SIGTERM)
-            except (OSError, ValueError):
-                continue
+def qsig(arguments: list[str]) -> None:
+    _, name, id = arguments
+    job = load(id)
+    if job is None or "pid" not in job or status_of(job) is not None:
+        fail(f"qsig: Request invalid for state of job {id}", 168)
+        return
+    signal_tree(int(str(job["pid"])), signal.Signals[name])
+
+
+def signal_tree(leader: int, number: int) -> None:
+    """For all processes of the job but the one that notes its status."""
+    for process in psutil.Process(leader).children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            process.send_signal(number)
 
 
 if __name__ == "__main__":
-    {"qsub": qsub, "qstat": qstat, "qselect": qselect, "qdel": qdel}[Path(sys.argv[0]).name](sys.argv[1:])
+    {"qsub": qsub, "qstat": qstat, "qselect": qselect, "qdel": qdel, "qsig": qsig}[Path(sys.argv[0]).name](sys.argv[1:])

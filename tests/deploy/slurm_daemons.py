@@ -6,11 +6,13 @@ import signal
 import socket
 import subprocess
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import psutil
 
 from clusters import eventually
+from loom.executors.trees import end_with_parent
 
 _START_S = 30.0
 
@@ -66,6 +68,7 @@ class Slurm:
         self.directory = Path(tempfile.mkdtemp(prefix="loom-slurm-"))
         self.directory.chmod(0o711)  # munge wants its socket to be reachable for everybody
         self.environment = {"SLURM_CONF": str(self.directory / "slurm.conf")}
+        self.node = socket.gethostname().partition(".")[0]
         self._daemons: list[subprocess.Popen[bytes]] = []
         try:
             self._start()
@@ -82,7 +85,7 @@ class Slurm:
         (munge / "key-file").write_bytes(os.urandom(1024))
         configuration = _CONFIGURATION.format(
             directory=self.directory,
-            host=socket.gethostname().partition(".")[0],
+            host=self.node,
             controller_port=_free_port(),
             node_port=_free_port(),
         )
@@ -104,6 +107,7 @@ class Slurm:
                     stderr=log,
                     env={**os.environ, **self.environment},
                     start_new_session=True,
+                    preexec_fn=partial(end_with_parent, os.getpid(), signal.SIGTERM),
                 )
             )
 

@@ -7,6 +7,7 @@ from engines import run_conformance
 from hosts import why_not
 
 
+@pytest.mark.timeout(180)
 @pytest.mark.parametrize("name", ["hosts-tls", "hosts-plain"])
 def test_main_rows(name: str) -> None:
     if reason := why_not():

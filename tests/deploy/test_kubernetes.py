@@ -8,7 +8,7 @@ import kubernetes_validate
 import pytest
 import yaml
 from click.testing import CliRunner, Result
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loom.cli.main import main
@@ -240,6 +240,7 @@ scalars = st.text() | st.integers() | st.booleans()
 values = st.recursive(scalars, lambda inner: st.lists(inner) | st.dictionaries(keys, inner), max_leaves=20)
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.dictionaries(keys, values, min_size=1))
 def test_yaml_is_read_as_what_was_written(value: dict[str, Any]) -> None:
     assert yaml.safe_load(to_yaml(value)) == value
@@ -262,3 +263,4 @@ def test_the_container_recipe_fits_the_manifests() -> None:
     for rest in (rest for step, rest in steps if step == "COPY" and not rest.startswith("--from=")):
         for source in rest.split()[:-1]:
             assert (ROOT / source).exists(), source
+            assert f"!{source}" in (ROOT / ".dockerignore").read_text().split()

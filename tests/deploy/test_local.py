@@ -128,6 +128,13 @@ def test_twice_is_once_and_closed_is_closed() -> None:
     assert cluster.status().workers == [] or not cluster.status().n_running
 
 
+def test_terminating_closes_it() -> None:
+    cluster = LocalCluster(1, cpus=1, progress=False)
+    Client(cluster).terminate()
+    assert "closed" in repr(cluster)
+    assert not cluster.status().problems
+
+
 def test_arguments() -> None:
     for bad in (
         {"n_workers": -1},

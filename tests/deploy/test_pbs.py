@@ -134,7 +134,7 @@ def test_pbs_cluster(pbs: Path, tmp_path: Path) -> None:
 
 def test_pbs_cluster_says_what_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(DeployError, match="qsub, qstat, qselect, qdel not found in the PATH"):
+    with pytest.raises(DeployError, match="qsub, qstat, qselect, qdel, qsig not found in the PATH"):
         PBSCluster(1, directory=tmp_path).start()
 
 

@@ -1,6 +1,7 @@
 """Allocation queues and SlurmCluster with a real Slurm of one node."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -11,11 +12,11 @@ import pytest
 from asked_queues import AskedQueues
 from slurm_daemons import Slurm
 
-from clusters import SCRIPTS, Cluster, eventually, run_script
+from clusters import SCRIPTS, Cluster, children, eventually, kill, run_script
 from loom.client import Client, tasks
 from loom.deploy import SlurmCluster
 from loom.deploy.batch.options import QueueOptions
-from loom.errors import DeployError, LoomError
+from loom.errors import DeployError, LoomError, LoomException
 
 # The first run of it lasts, the next one does not.
 AGAIN = 'if [ -e "$0" ]; then echo again; else touch "$0"; exec sleep 60; fi'
@@ -103,8 +104,14 @@ def test_queue_from_its_start_to_its_end(slurm: Slurm, server: Cluster, tmp_path
     assert "no queues" in alloc("list", *at)
 
 
-def test_cancelled_job_is_noticed_and_its_tasks_run_again(
-    slurm: Slurm, server: Cluster, queues: AskedQueues, options: Callable[..., QueueOptions], tmp_path: Path
+@pytest.mark.parametrize("node_fails", [False, True])
+def test_job_that_is_lost_is_noticed_and_its_tasks_run_again(
+    slurm: Slurm,
+    server: Cluster,
+    queues: AskedQueues,
+    options: Callable[..., QueueOptions],
+    tmp_path: Path,
+    node_fails: bool,
 ) -> None:
     queues.add(options())
     begun = tmp_path / "begun"
@@ -112,9 +119,14 @@ def test_cancelled_job_is_noticed_and_its_tasks_run_again(
         future = client.submit_one(tasks.run(("sh", "-c", AGAIN, str(begun))))
         eventually(begun.exists)
         (first,) = queues.jobs()
-        slurm.run("scancel", first.id)
+        if node_fails:
+            slurm.run("scontrol", "update", f"nodename={slurm.node}", "state=down", "reason=test")
+            slurm.run("scontrol", "update", f"nodename={slurm.node}", "state=resume")
+        else:
+            slurm.run("scancel", first.id)
         assert future.fetch() == b"again\n"
-        assert f"job {first.id} was cancelled" in queues.problems()
+        story = "was lost with a node (NodeDown)" if node_fails else "was cancelled"
+        assert f"job {first.id} {story}" in queues.problems()
         assert first.id not in [job.id for job in queues.jobs()]
         future.release()
     queues.remove("main")
@@ -159,7 +171,7 @@ def test_paused_queue_submits_nothing(
 def test_workers_know_when_their_job_ends(
     server: Cluster, queues: AskedQueues, options: Callable[..., QueueOptions]
 ) -> None:
-    queues.add(options(time_limit_s=300.0, min_workers=1, max_workers=1))
+    queues.add(options(time_limit_s=300.0, min_workers=1))
     eventually(queues.workers)
     (worker,) = queues.workers().values()
     assert 240_000 < worker.time_left_ms <= 300_000
@@ -170,7 +182,8 @@ def test_workers_know_when_their_job_ends(
         short.time_limit_s = 60.0
         futures = client.submit([long, short])
         assert futures[1].fetch() == b"short\n"
-        assert sum(line.count for line in queues.asker.load().waiting) == 1
+        eventually(lambda: re.search(r"1 task asks for 1 core for 6.*: more than a worker", queues.problems()))
+        assert len(queues.jobs()) == 1
         assert not futures[0].finished()
     queues.remove("main")
 
@@ -212,6 +225,26 @@ def test_server_that_was_killed_takes_its_queue_up_again(
         assert queues.one().n_submitted == 0
     queues.remove("main")
     queues.close()
+
+
+def test_jobs_go_on_while_a_server_with_a_journal_is_stopped_and_moves(
+    slurm: Slurm, make_server: Callable[..., Cluster], options: Callable[..., QueueOptions], tmp_path: Path
+) -> None:
+    journal = ("--journal", str(tmp_path / "journal"))
+    first = make_server(*journal)
+    queues = AskedQueues(first.port)
+    queues.add(options(min_workers=1))
+    eventually(queues.workers)
+    (name,) = queues.workers()
+    queues.close()
+    first.server.terminate()
+    assert first.server.wait(30) == 0
+    assert len(slurm.jobs()) == 1
+    second = AskedQueues(make_server(*journal).port)  # at another port, which workers are told by file
+    eventually(lambda: list(second.workers()) == [name], what="the worker")
+    assert second.one().n_submitted == 0
+    second.remove("main")
+    second.close()
 
 
 def queues_name(tmp_path: Path) -> str:
@@ -259,6 +292,22 @@ def test_slurm_cluster_says_what_sbatch_said(slurm: Slurm, tmp_path: Path) -> No
     assert not list((tmp_path / "queues").glob("*"))
 
 
+def test_a_job_that_waits_for_ever(slurm: Slurm, tmp_path: Path) -> None:
+    folder = tmp_path / "queues"
+    with SlurmCluster(1, poll_s=STEP_S, directory=folder, time_limit_s=5 * 3600) as cluster:  # the partition has two
+        eventually(lambda: "waiting   (PartitionTimeLimit)" in str(cluster.status()), what="why it waits")
+        with pytest.raises(LoomError, match=r"0 of 1 workers came .*\n  slurm-\d+-0 is waiting \(PartitionTimeLimit\)"):
+            cluster.wait(1, timeout_s=0.2)
+    assert not slurm.jobs()
+    assert not list(folder.glob("*"))
+
+
+def test_why_a_job_has_failed(slurm: Slurm, tmp_path: Path) -> None:
+    with SlurmCluster(1, poll_s=STEP_S, directory=tmp_path / "queues", python="/no/python") as cluster:
+        eventually(lambda: cluster.status().problems, what="a word about it")
+        assert "its log ends with: worker: line 1: /no/python: No such file" in cluster.status().problems[0]
+
+
 def test_jobs_end_with_a_script_that_is_killed(slurm: Slurm, tmp_path: Path) -> None:
     script = f"""
 from loom.deploy import SlurmCluster
@@ -275,6 +324,20 @@ input()
         process.kill()
     eventually(lambda: not slurm.jobs(), what="the end of the job")
     eventually(lambda: not list((tmp_path / "queues").glob("*")))
+
+
+def test_slurm_cluster_whose_server_is_killed(slurm: Slurm, tmp_path: Path) -> None:
+    before = set(children("server"))
+    cluster = SlurmCluster(1, poll_s=STEP_S, directory=tmp_path / "queues").start()
+    cluster.wait(1)
+    broken: list[LoomException] = []
+    cluster.on_broken(broken.append)
+    kill(set(children("server")) - before)
+    eventually(lambda: broken)
+    assert "the server ended unexpectedly (was killed by signal 9 (SIGKILL))" in str(broken[0])
+    cluster.close()
+    eventually(lambda: not slurm.jobs(), what="the end of the job")
+    assert not list((tmp_path / "queues").glob("*"))
 
 
 def test_without_slurm_it_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from needs import needs
 from sshd import Hosts, Sshd, client_options, make_key
 
-from clusters import eventually, run_script
+from clusters import children, eventually, run_script
 from loom.client import Client, tasks
 from loom.deploy import SSHCluster
 from loom.errors import DeployError
@@ -109,24 +110,33 @@ def test_a_host_that_says_nothing_any_more(hosts: Hosts) -> None:
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 def test_nothing_outlives_a_script(hosts: Hosts, how: signal.Signals) -> None:
     script = """
-import sys
+import os, sys, time
 from loom.deploy import SSHCluster
 cluster = SSHCluster(sys.argv[3:], cpus=1, ssh_options=sys.argv[1].split("|"), prologue=sys.argv[2])
 cluster.start()
 cluster.wait(2, 30)
-print("there", flush=True)
+child = os.fork()  # which has all that is open, and is not to keep the connections open
+if child == 0:
+    os.closerange(0, 3)
+    time.sleep(60)
+    os._exit(0)
+print("there", child, flush=True)
 sys.stdin.read()
 """
     addresses = [server.host for server in hosts.servers]
     process = run_script(script, "|".join(hosts.options), hosts.prologue, *addresses)
     assert process.stdout is not None
-    assert process.stdout.readline() == "there\n"
-    below = psutil.Process(process.pid).children(recursive=True)
+    there, child = process.stdout.readline().split()
+    assert there == "there"
+    below = [one for one in psutil.Process(process.pid).children(recursive=True) if one.pid != int(child)]
     assert sum(one.name() == "ssh" for one in below) == 2
     process.send_signal(how)
-    process.communicate()
-    eventually(lambda: not any(one.is_running() for one in below), what=f"the end of {below}")
-    hosts.assert_nothing_left()
+    try:
+        process.communicate()
+        eventually(lambda: not any(one.is_running() for one in below), what=f"the end of {below}")
+        hosts.assert_nothing_left()
+    finally:
+        os.kill(int(child), signal.SIGKILL)
 
 
 def test_a_host_that_fails_does_not_keep_others_out(hosts: Hosts) -> None:
@@ -135,6 +145,38 @@ def test_a_host_that_fails_does_not_keep_others_out(hosts: Hosts) -> None:
         assert "no-such-host.invalid: ssh: Could not resolve hostname" in told(cluster)
         with Client(cluster) as client:
             assert client.submit_one(tasks.run(HERE)).gather() == b"127.0.0.2\n"
+
+
+def test_a_script_that_is_stopped_while_hosts_do_not_answer(hosts: Hosts) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections and says nothing
+        script = """
+import sys
+from loom.deploy import SSHCluster
+cluster = SSHCluster([sys.argv[2]], cpus=1, ssh_options=sys.argv[1].split("|"), progress=True)
+cluster.start()
+"""
+        place = f"127.0.0.1:{silent.getsockname()[1]}"
+        process = run_script(script, "|".join(hosts.options), place)
+        connection, _ = silent.accept()
+        with connection:
+            below = psutil.Process(process.pid).children(recursive=True)
+            assert "ssh" in {one.name() for one in below}
+            process.send_signal(signal.SIGINT)
+            said, _ = process.communicate(timeout=10)
+    assert "KeyboardInterrupt" in said
+    eventually(lambda: not any(one.is_running() for one in below), what=f"the end of {below}")
+
+
+def test_a_server_that_ends_breaks_the_cluster(hosts: Hosts) -> None:
+    with hosts.cluster(hosts=[hosts.servers[0].host]) as cluster:
+        cluster.wait(1, 30)
+        broken: list[Exception] = []
+        cluster.on_broken(broken.append)
+        for process in children("server"):
+            process.kill()
+        eventually(lambda: broken, what="the news")
+        assert "the ssh cluster is broken: the server ended unexpectedly" in str(broken[0])
+    hosts.assert_nothing_left()
 
 
 def refused(on: Hosts, **options: Any) -> str:

@@ -106,11 +106,17 @@ LOGIN: list[tuple[int, list[str], str]] = [
 
 @pytest.mark.parametrize(("status", "said", "expected"), LOGIN)
 def test_what_ssh_says_and_what_to_do(status: int, said: list[str], expected: str) -> None:
-    text = ending("n", status, said, was_running=False)
+    text = ending(parse_host("n"), status, said, was_running=False)
     assert text.startswith("could not be started on n: ")
     assert expected in text
     if said:
         assert any(line in text for line in said)
+
+
+def test_advice_has_the_port_as_ssh_takes_it() -> None:
+    text = ending(parse_host("ada@n:2222"), 255, ["Permission denied (publickey)."], was_running=False)
+    assert text.startswith("could not be started on ada@n:2222: ")
+    assert "`ssh-copy-id -p 2222 ada@n`" in text
 
 
 @pytest.mark.parametrize(
@@ -123,7 +129,7 @@ def test_what_ssh_says_and_what_to_do(status: int, said: list[str], expected: st
     ],
 )
 def test_how_a_worker_has_ended(said: list[str], expected: str) -> None:
-    text = ending("n", 137, said, was_running=True)
+    text = ending(parse_host("n"), 137, said, was_running=True)
     assert text.startswith("has ended on n: ")
     assert expected in text
 

@@ -238,8 +238,8 @@ def test_an_unknown_symbol_fails_and_is_named(owner: Owner) -> None:
         ("import os; os._exit(3)", "the function's process exited with status 3"),
         ("import os; os._exit(0)", "the function's process exited with status 0"),
         (
-            "import os, signal; os.kill(os.getpid(), signal.SIGTERM)",
-            "the function's process was killed by signal 15 (SIGTERM)",
+            "import os, signal; os.kill(os.getpid(), signal.SIGABRT)",
+            "the function's process was killed by signal 6 (SIGABRT)",
         ),
     ],
 )

@@ -900,7 +900,7 @@ def _replaced(peer: PeerAddress) -> PeerAddress:
 
 def test_link_that_is_not_needed_is_closed_and_opened_again(runner: asyncio.Runner, way: str) -> None:
     async def test() -> None:
-        async with serving({1: b"\0a"}, way, idle_timeout_s=0.05) as (fetcher, peer, server):
+        async with serving({1: b"\0a"}, way, idle_timeout_s=0.2) as (fetcher, peer, server):
             for _ in range(2):
                 assert await Fetch(fetcher, peer, [1]).fetched() == {1: b"\0a"}
                 assert len(server._links) == 1

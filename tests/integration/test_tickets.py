@@ -156,7 +156,7 @@ def test_two_clients_of_one_server(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     with Client(cpus=1) as first:
         assert first._cluster is not None
-        with Client("127.0.0.1", first._cluster.port) as second:
+        with Client("127.0.0.1", int(first._cluster.address.rpartition(":")[2])) as second:
             value = b"x" * (2 * SMALL_OBJECT_BYTES)
             mine, other = second.submit_one(tasks.const(value)), first.submit_one(tasks.const(value))
             first.wait([other])

@@ -3,6 +3,7 @@
 from core_builders import Bench, JournalBench, Row
 
 from loom.core.events import AskedAllocations, KeepAllocations, LinkUp, Received
+from loom.core.states import FAILED
 from loom.facts import AllocationsKept
 from loom.messages import AskAllocations, AskLoad, LeaveWorker, Load, Retired, RetireWorkers, Waiting
 from loom.resources import Request
@@ -98,3 +99,32 @@ def test_their_state_is_in_the_journal() -> None:
         assert kept[-1].state == b"two queues"
         assert len(kept) == (1 if compact else 2)
     Bench().step(KeepAllocations(b"nobody writes it down"))
+
+
+def test_what_is_on_trial_waits_like_others() -> None:
+    """A task that may have taken its worker with it needs a worker, too."""
+    bench = Bench()
+    bench.step(LinkUp(ASKER, "client"))
+    bench.client(1)
+    bench.submit(1, [Row(result=True)])
+    for link in (2, 3, 4, 5):
+        said = bench.worker(link)
+        if not said.tasks(link):
+            break
+        bench.down(link)
+        waiting = load(bench).waiting
+        if not waiting:
+            assert bench.node(0).state == FAILED
+            return
+        assert [line.count for line in waiting] == [1], f"after {link - 1} losses"
+
+
+def test_what_waits_behind_many_that_were_given_up() -> None:
+    bench = Bench()
+    bench.step(LinkUp(ASKER, "client"))
+    bench.client(1)
+    bench.submit(1, [Row(result=True)] * 2000)
+    bench.release(1, *range(2000))
+    assert load(bench).waiting == []
+    bench.submit(1, [Row(result=True)] * 2, first=2000)
+    assert [line.count for line in load(bench).waiting] == [2]

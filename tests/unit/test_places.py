@@ -1,6 +1,7 @@
 """Address files, and who is asked where the server is."""
 
 import asyncio
+import os
 from pathlib import Path
 
 import pytest
@@ -68,3 +69,15 @@ def test_a_function_is_asked_in_a_thread() -> None:
 def test_for_people() -> None:
     assert str(FixedPlace("node1", 9010)) == "node1:9010"
     assert str(FixedPlace("::1", 9010)) == "[::1]:9010"
+
+
+def test_a_fifo_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "address")
+    with pytest.raises(ConnectError, match="is no address file"):
+        read_address(str(tmp_path / "address"))
+
+
+def test_which_of_them_may_say_something_else_later(tmp_path: Path) -> None:
+    assert not FixedPlace("node1", 9010).may_move
+    assert FilePlace(tmp_path / "address").may_move
+    assert CalledPlace(lambda: ("a", 1), "engine").may_move

@@ -62,7 +62,7 @@ def test_a_file_is_saved_as_its_bytes(path: bytes, tmp_path: Path) -> None:
         PyObj.of({"a": (1, 2)}),
         Array([Plain(bytes(100_000)), PyObj.of([1])]),
     ],
-    ids=str,
+    ids=lambda value: type(value).__name__,
 )
 def test_other_objects_are_saved_in_a_container(path: bytes, value: DataObject) -> None:
     write_checkpoint(path, value)

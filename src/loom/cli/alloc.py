@@ -32,7 +32,7 @@ from loom.deploy.batch.questions import (
 from loom.deploy.batch.queue import SYSTEMS, job_script, queue_directory
 from loom.deploy.batch.system import clock
 from loom.deploy.saying import counted
-from loom.errors import LoomException
+from loom.errors import ConnectError, LoomException
 from loom.net.places import FixedPlace
 from loom.net.trust import find_trust
 from loom.resources import size_text
@@ -50,7 +50,11 @@ class _WithExtra(click.Command):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         at = args.index("--") if "--" in args else len(args)
         ctx.meta[_EXTRA] = tuple(args[at + 1 :])
-        return super().parse_args(ctx, args[:at])
+        try:
+            return super().parse_args(ctx, args[:at])
+        except click.NoSuchOption as error:
+            said = f"{error.format_message()} What is for sbatch or qsub goes behind --, at the end."
+            raise click.UsageError(said, ctx) from None
 
     def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
         return [*super().collect_usage_pieces(ctx), "[-- ARGUMENTS FOR sbatch OR qsub]"]
@@ -234,7 +238,9 @@ def _told() -> Iterator[None]:
     try:
         yield
     except LoomException as error:
-        raise click.ClickException(str(error)) from None
+        refused = isinstance(error, ConnectError) and "refused" in str(error)
+        hint = " (is there a server? `loom server --host 0.0.0.0` starts one, on a login node)" if refused else ""
+        raise click.ClickException(f"{error}{hint}") from None
 
 
 def _ask(question: AddQueue | PauseQueue | RemoveQueue | ListQueues, server: dict[str, Any]) -> bytes:
@@ -361,7 +367,8 @@ def _lines(queue: QueueReport) -> Iterator[str]:
     n_running = sum(job.state == "running" for job in queue.jobs)
     n_waiting = len(queue.jobs) - n_running
     jobs = f"{counted(n_running, 'job')} running, {n_waiting} waiting (backlog {options.backlog})"
-    yield f"{options.name} ({SYSTEMS[options.system].title}), {state}: {jobs}; {queue.n_connected} workers here"
+    workers = f"{counted(queue.n_connected, 'worker')} here"
+    yield f"{options.name} ({SYSTEMS[options.system].title}), {state}: {jobs}; {workers}"
     each = [f"{options.cpus} cpus"]
     if options.gpus:
         each.append(f"{options.gpus} gpus")

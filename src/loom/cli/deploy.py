@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Final
 
 import click
 
@@ -12,8 +13,28 @@ from loom.deploy.kubernetes import SERVICES, Settings, render, secret_command
 from loom.errors import LoomError
 from loom.wire.keys import key_path, load_key
 
+_CLASSES: Final = {
+    "local": "loom.deploy.LocalCluster",
+    "ssh": "loom.deploy.SSHCluster",
+    "slurm": "loom.deploy.SlurmCluster, or `loom alloc add slurm`",
+    "pbs": "loom.deploy.PBSCluster, or `loom alloc add pbs`",
+    "ray": "loom.deploy.RayCluster",
+    "dask": "loom.deploy.DaskCluster",
+}
 
-@click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+
+class _OnlyKubernetes(click.Group):
+    """The others are classes; who looks for them here is told so."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0].lower() in _CLASSES:
+            raise click.UsageError(f"That is used from Python: {_CLASSES[args[0].lower()]}; `loom deploy` says more.")
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=_OnlyKubernetes, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
 @click.pass_context
 def deploy(context: click.Context) -> None:
     """Loom on machines and engines that are there already.

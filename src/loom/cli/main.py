@@ -58,7 +58,8 @@ def main() -> None:
     On one machine nothing needs to be started: `Client()` in a script brings its own server and worker. On several,
     run `loom server --host ADDRESS` on one and `loom worker ADDRESS PORT` on the others, then use
     `Client(ADDRESS, PORT)`. All of them need the same key file, ~/.config/loom/key: where the machines share no home
-    directory, copy it (`loom key --help`).
+    directory, copy it (`loom key --help`). What does all that on hosts by ssh, in Slurm, PBS, Ray, Dask or Kubernetes:
+    `loom deploy`.
     """
 
 

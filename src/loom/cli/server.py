@@ -150,7 +150,7 @@ def main(
         if address_file is not None:
             write_address(address_file, *advertised)
         queues.listens_at(*advertised)
-        if journal is not None and port == 0 and sock is None:
+        if journal is not None and port == 0 and sock is None and address_file is None:
             _log.warning("with -p 0 a server that starts again listens elsewhere, and nobody finds it: choose a port")
         _log.info("the key: %s", trust.key_text)
         if is_loopback(host) and sock is None:

@@ -197,7 +197,8 @@ def main(
     began_s = time.monotonic()
     set_up_log("debug" if debug else log_level)
     if (host is None) == (address_file is None):
-        raise click.UsageError("Say where the server is: HOST [PORT], or --address-file FILE.")
+        one_of = "Say where the server is: HOST [PORT], or --address-file FILE"
+        raise click.UsageError(f"{one_of}." if host is None else f"{one_of}, not both.")
     place: Place = FixedPlace(host, port) if host is not None else FilePlace(address_file or "")
     if name is not None and not (name.isprintable() and 0 < len(name) <= MAX_PEER_CHARS):
         raise click.UsageError(f"--name {name!r}: give printable text of 1 to {MAX_PEER_CHARS} characters.")

@@ -119,10 +119,10 @@ class Client:
         self._next_number = opened.next_number
         self._names = Names(opened.names)
         _open_clients.add(self)
-        if address is not None and not isinstance(address, str):
-            address.used_by(self)
-        elif self._cluster is not None:
-            self._cluster.used_by(self)
+        self._shared = None if address is None or isinstance(address, str) else address
+        for cluster in (self._cluster, self._shared):
+            if cluster is not None:
+                cluster.used_by(self)
 
     # -- Submitting ---------------------------------------------------------------------------------------------------
 
@@ -393,9 +393,16 @@ class Client:
             _log.warning("the session %r may not have all that was said: %s", self._session_name, failed)
 
     def terminate(self) -> None:
-        """Stop the server and all its workers, and close. Named sessions stay in its journal, if there is one."""
+        """Stop the server and all its workers, and close; a cluster of loom.deploy is closed, too.
+
+        Named sessions stay in the server's journal, if there is one.
+        """
         self._check_open()
+        if self._shared is not None:
+            self._shared.expect_end()
         self._end(Close(terminate=True))
+        if self._shared is not None:
+            self._shared.close()
 
     def _end(self, command: Close | Leave, timeout_s: float | None = CLOSE_TIMEOUT_S) -> LoomException | None:
         """Returns why the server has not acknowledged it, None where it has."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from loom.errors import LoomError
+from loom.errors import ConnectError, LoomError
 from loom.net.places import FixedPlace, Place
 from loom.net.trust import Trust, find_trust
 
@@ -60,6 +60,10 @@ def find_server(
         own = {} if key_file is None else {"key_file": key_file}
         cluster = getattr(import_module(module), name).from_url(address, **own)
         return Found(*cluster.connection(), cluster)
+    if not hasattr(address, "connection"):
+        raise ConnectError(
+            f"{address!r:.200} is no address: write the name of a host, or give a cluster of loom.deploy"
+        )
     if key_file is not None or tls or insecure:
         raise LoomError("key_file=, tls= and insecure= are arguments of the cluster, not of its clients")
     return Found(*address.connection(), None)

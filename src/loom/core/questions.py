@@ -5,6 +5,7 @@ They have no session, and nothing that they say changes what is computed.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import islice
 from typing import Final
 
@@ -12,9 +13,8 @@ from loom.core import states
 from loom.core.cluster import Worker
 from loom.core.events import AskedAllocations, ServerEffect
 from loom.core.graph import Graph
-from loom.core.node import SUSPECT
+from loom.core.node import SUSPECT, Node
 from loom.core.outbox import Outbox
-from loom.core.ready import ReadyQueue
 from loom.messages import (
     AskAllocations,
     AskLoad,
@@ -29,6 +29,8 @@ from loom.messages import (
 from loom.resources import Request
 
 _LOOKED_AT: Final = 1000  # tasks of a line: all others are taken to be like them
+_LOOKED_AT_ALL: Final = 20_000  # fewer of each where there are many lines: it is asked every second
+_LEAST_LOOKED_AT: Final = 10
 _MOST_REQUESTS: Final = 256  # in one answer
 
 
@@ -62,10 +64,18 @@ class Questions:
     def load(self, seq: int) -> Load:
         """O(lines of ready tasks + workers)."""
         waiting: dict[Request, Waiting] = {}
+        n_lines = sum(len(session.ready) + 1 for session in self._graph.sessions.values())
+        most = max(_LEAST_LOOKED_AT, min(_LOOKED_AT, _LOOKED_AT_ALL // max(1, n_lines)))
         for session in self._graph.sessions.values():
             for (request, _, _), queue in session.ready.items():
                 if request in waiting or len(waiting) < _MOST_REQUESTS:
-                    _add(waiting.setdefault(request, Waiting(request, 0, 0, 0, 0)), queue)
+                    queue.prune()  # or a few might not be seen behind many
+                    line = waiting.setdefault(request, Waiting(request, 0, 0, 0, 0))
+                    _add(line, islice(queue.entries(), most), queue.count())
+            for node in islice(session.on_trial, most):
+                request = node.kind.request
+                if request in waiting or len(waiting) < _MOST_REQUESTS:
+                    _add(waiting.setdefault(request, Waiting(request, 0, 0, 0, 0)), iter((node,)), 1, SUSPECT)
         workers = [_load_of(worker) for worker in self._workers.values()]
         return Load(seq, [line for line in waiting.values() if line.count], workers, self._graph.n_finished)
 
@@ -81,14 +91,16 @@ class Questions:
         return told
 
 
-def _add(line: Waiting, queue: ReadyQueue) -> None:
-    """A queue may have entries that are none any more: how many, those that are looked at tell."""
+def _add(line: Waiting, entries: Iterator[Node], count: int, suspect: int = 0) -> None:
+    """`entries` are some of `count`, of which some may be none any more: how many, those that are looked at tell.
+    `suspect`: SUSPECT for tasks on trial.
+    """
     n_seen = n_ready = n_unknown = 0
     work_us = 0.0
     needs_us = -1.0
-    for node in islice(queue.entries(), _LOOKED_AT):
+    for node in entries:
         n_seen += 1
-        if node.state != states.READY or node.flags & SUSPECT:
+        if node.state != states.READY or node.flags & SUSPECT != suspect:
             continue
         n_ready += 1
         kind = node.kind
@@ -100,7 +112,7 @@ def _add(line: Waiting, queue: ReadyQueue) -> None:
             n_unknown += 1
     if not n_ready:
         return
-    factor = max(1.0, queue.count() / n_seen)
+    factor = max(1.0, count / n_seen)
     needs_ms = round(needs_us / 1000)
     line.needs_ms = min(line.needs_ms, needs_ms) if line.count else needs_ms
     line.count += round(n_ready * factor)

@@ -55,6 +55,14 @@ class _Ranks:
         """What comes first; `rank` is what `top` has just given."""
         return self._by_rank[rank].popleft()
 
+    def prune(self) -> None:
+        for queue in self._by_rank.values():
+            while queue:
+                node = queue[0]
+                if node.state == states.READY and not node.flags & SUSPECT:
+                    break
+                queue.popleft()
+
     def __bool__(self) -> bool:
         return bool(self._ranks)
 
@@ -112,6 +120,11 @@ class ReadyQueue:
     def nodes(self) -> list[Node]:
         """Every entry, stale ones included; O(n)."""
         return self._others.nodes() + self._roots.nodes()
+
+    def prune(self) -> None:
+        """Let go of stale entries as far as none of the same rank that is not is before them; O(those and ranks)."""
+        self._others.prune()
+        self._roots.prune()
 
     def entries(self) -> Iterator[Node]:
         """The same, one after the other: to look at some."""

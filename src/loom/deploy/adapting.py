@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Set
 from typing import Final
 
 from loom.deploy.nodes import Offer
@@ -11,9 +12,11 @@ from loom.messages import Load, Waiting, WorkerLoad
 _WORTH_S: Final = 5.0  # a node is started for so much work a core, or for tasks that nobody knows the time of
 
 
-def nodes_for(load: Load, offer: Offer, worth_s: float = _WORTH_S) -> int:
-    """How many more nodes would find something to do, those that are just being started included."""
-    workers = sum(_workers_for(line, load, offer, worth_s) for line in load.waiting)
+def nodes_for(load: Load, offer: Offer, own: Set[str] = frozenset(), worth_s: float = _WORTH_S) -> int:
+    """How many more nodes would find something to do, those that are just being started included. `own`: the names of
+    the workers of such nodes; nobody knows what others have besides cores.
+    """
+    workers = sum(_workers_for(line, load, offer, own, worth_s) for line in load.waiting)
     return math.ceil(workers / offer.n_workers)
 
 
@@ -22,7 +25,7 @@ def cannot_run(load: Load, offer: Offer) -> list[Waiting]:
     return [line for line in load.waiting if _at_once(line, offer) == 0]
 
 
-def _workers_for(line: Waiting, load: Load, offer: Offer, worth_s: float) -> float:
+def _workers_for(line: Waiting, load: Load, offer: Offer, own: Set[str], worth_s: float) -> float:
     at_once = _at_once(line, offer)
     if at_once == 0:
         return 0.0
@@ -30,12 +33,14 @@ def _workers_for(line: Waiting, load: Load, offer: Offer, worth_s: float) -> flo
         return 0.0 if load.workers else 1.0  # light tasks run beside others
     n_known = line.count - line.n_unknown
     by_work = line.work_ms / 1000 / worth_s / at_once
-    if not line.n_unknown and by_work < 1 and any(_may_run(line, worker) for worker in load.workers):
+    if not line.n_unknown and by_work < 1 and any(_may_run(line, worker, own) for worker in load.workers):
         return 0.0  # it is done before another one has come
     return line.n_unknown / at_once + min(n_known / at_once, max(by_work, 1 / at_once if n_known else 0.0))
 
 
-def _may_run(line: Waiting, worker: WorkerLoad) -> bool:
+def _may_run(line: Waiting, worker: WorkerLoad, own: Set[str]) -> bool:
+    if line.request.extras and worker.name not in own:
+        return False
     has_time = not worker.time_left_ms or worker.time_left_ms >= line.needs_ms
     return worker.cpus >= line.request.cpus and has_time and not worker.leaving
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import itertools
 import threading
 from typing import Final, TypeVar
 
-from loom.errors import ConnectError, LoomError
+from loom.errors import ClientClosed, ConnectError, LoomError
 from loom.limits import CONNECT_TIMEOUT_S, LINK_SILENCE_S
 from loom.messages import (
     Allocations,
@@ -32,7 +33,8 @@ Answer = TypeVar("Answer", Load, Retired, Allocations)
 class Asker:
     """A thread with a link to the server, made when it is needed and made anew when it was lost.
 
-    Every question raises ConnectError where there is no server at that place, and LoomError where it does not answer.
+    Every question raises ConnectError where there is no server at that place, LoomError where it does not answer, and
+    ClientClosed where the asker is closed.
     """
 
     def __init__(self, place: Place, trust: Trust) -> None:
@@ -44,6 +46,7 @@ class Asker:
         self._loop = asyncio.new_event_loop()
         self._connecting = asyncio.Lock()
         self._closed = False
+        self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="loom-asker", daemon=True)
         self._thread.start()
 
@@ -62,10 +65,10 @@ class Asker:
         return answer.answer
 
     def close(self) -> None:
-        if self._closed:
-            return
-        self._closed = True
-        self._loop.call_soon_threadsafe(self._loop.stop)
+        with self._lock:
+            if not self._closed:
+                self._closed = True
+                self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
 
     # -- The thread ---------------------------------------------------------------------------------------------------
@@ -85,13 +88,14 @@ class Asker:
             self._loop.close()
 
     def _ask(self, kind: type[Answer], question: AskLoad | RetireWorkers | AskAllocations, timeout_s: float) -> Answer:
-        if self._closed:
-            raise LoomError("the cluster is closed")
-        told = asyncio.run_coroutine_threadsafe(self._tell(question, timeout_s), self._loop)
+        with self._lock:  # nothing comes after the end of the loop: nobody would answer it
+            if self._closed:
+                raise ClientClosed("the cluster is closed")
+            told = asyncio.run_coroutine_threadsafe(self._tell(question, timeout_s), self._loop)
         try:
             answer = told.result()
-        except asyncio.CancelledError:
-            raise LoomError("the cluster was closed") from None
+        except concurrent.futures.CancelledError:
+            raise ClientClosed("the cluster was closed") from None
         if not isinstance(answer, kind):
             raise LoomError(f"the server answered with {type(answer).__name__}")
         return answer

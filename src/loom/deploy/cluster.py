@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import threading
 import time
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, Self
 
 from loom.deploy.saying import Says, counted
 from loom.deploy.status import Status, WorkerStatus
-from loom.errors import ClientClosed, LoomError, LoomException
+from loom.errors import ClientClosed, ConnectError, LoomError, LoomException
 from loom.net.places import Place
 from loom.net.trust import Trust
 
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 WAIT_S: Final = 300.0  # how long workers may take to come: a host or a batch system may be slow
 _LOOK_S: Final = 0.1  # how often is looked whether they are there
 _IDLE_S: Final = 30.0
+_MOST_NAMED: Final = 5  # of those that have not come
+
+_log = logging.getLogger(__name__)
 
 _started: weakref.WeakSet[Cluster] = weakref.WeakSet()
 
@@ -58,6 +62,7 @@ class Cluster(ABC):
         self._says = Says(self.title, progress)
         self._asker: Asker | None = None
         self._state_lock = threading.RLock()
+        self._close_lock = threading.RLock()  # who closes while another one does returns when that is done
         self._is_started = self._is_closed = False
         self._clients: weakref.WeakSet[Client] = weakref.WeakSet()
         self._pid = os.getpid()
@@ -66,18 +71,21 @@ class Cluster(ABC):
 
     def start(self) -> Self:
         """Start the server and what was asked for; twice is once. Raises DeployError with what the engine said."""
+        failed: BaseException | None = None
         with self._state_lock:
             if self._is_closed:
                 raise LoomError(f"this {self.title} is closed: make a new one")
             if not self._is_started:
                 try:
                     self._start()
-                except BaseException:
+                    self._is_started = True
+                    _started.add(self)
+                except BaseException as error:
                     self._is_closed = True
-                    self._close()
-                    raise
-                self._is_started = True
-                _started.add(self)
+                    failed = error
+        if failed is not None:
+            self._end()
+            raise failed
         return self
 
     def scale(self, n: int) -> None:
@@ -92,10 +100,14 @@ class Cluster(ABC):
 
     def status(self) -> Status:
         """What is there now; `print(cluster.status())` is a table."""
+        if self._is_closed:
+            return Status("", 0, problems=list(self._says.problems))
         load: Load | None = None
-        if self._is_started and not self._is_closed:
+        if self._is_started:
             try:
                 load = self._ask().load()
+            except ClientClosed:
+                pass  # meanwhile
             except LoomException as error:
                 self._says.complain(f"the server does not answer: {error}")
         n_wanted, nodes = self._nodes()
@@ -108,17 +120,35 @@ class Cluster(ABC):
         deadline = time.monotonic() + timeout_s
         said = -1
         while True:
-            n_there = sum(not worker.leaving for worker in self._ask().load().workers)
+            n_there = self._n_workers(max(_LOOK_S, deadline - time.monotonic()))
             if n_there != said:
                 self._says.say(f"{n_there} of {counted(n_workers, 'worker')} there")
                 said = n_there
             if n_there >= n_workers:
                 return
             if time.monotonic() > deadline:
-                problems = "".join(f"\n  {problem}" for problem in self._says.problems)
-                raise LoomError(f"{n_there} of {n_workers} workers came within {timeout_s:g} s{problems}")
+                raise LoomError(f"{n_there} of {n_workers} workers came within {timeout_s:g} s{self._why_not()}")
             self._check_alive()
             time.sleep(_LOOK_S)
+
+    def _why_not(self) -> str:
+        """What is to be said where workers do not come, a line each."""
+        status = self.status()
+        absent = [worker for worker in status.workers if worker.state in ("waiting", "starting")]
+        lines = [f"{worker.name} is {worker.state} {worker.reason}".rstrip() for worker in absent[:_MOST_NAMED]]
+        lines += [f"and {len(absent) - _MOST_NAMED} more"] if len(absent) > _MOST_NAMED else []
+        lines += status.problems
+        if not lines:
+            lines = [f"there are to be {counted(status.n_wanted, 'node')}; scale(n) asks for others"]
+        return "".join(f"\n  {line}" for line in lines)
+
+    def _n_workers(self, timeout_s: float) -> int:
+        try:
+            return sum(not worker.leaving for worker in self._ask().load(timeout_s).workers)
+        except ConnectError as error:  # it may be started again, where it is not broken
+            self._check_alive()
+            self._says.complain(f"the server does not answer: {error}")
+            return 0
 
     @property
     @abstractmethod
@@ -131,14 +161,21 @@ class Cluster(ABC):
 
     def close(self) -> None:
         """End everything. Twice is once."""
-        with self._state_lock:
-            if self._is_closed or self._pid != os.getpid():
-                return
-            self._is_closed = True
-            if self._asker is not None:
-                self._asker.close()
+        if self._pid != os.getpid():  # before the locks: a thread of the parent may have held them
+            return
+        with self._close_lock:
+            with self._state_lock:
+                if self._is_closed:
+                    return
+                self._is_closed = True
             if self._is_started:
-                self._close()
+                self._end()
+
+    def _end(self) -> None:
+        """Without the lock of the state: a thread of ours that is waited for may be about to ask something."""
+        if self._asker is not None:
+            self._asker.close()
+        self._close()
 
     def used_by(self, client: Client) -> None:
         """When Python ends, it is closed before this cluster is."""
@@ -180,6 +217,8 @@ class Cluster(ABC):
     def _ask(self) -> Asker:
         from loom.deploy.asking import Asker  # an event loop and more, which most clients of this machine do without
 
+        if self._pid != os.getpid():
+            raise ClientClosed(f"this process was forked from the one that made the {self.title}: ask there")
         with self._state_lock:
             if self._is_closed:
                 raise ClientClosed(f"this {self.title} is closed")
@@ -187,9 +226,12 @@ class Cluster(ABC):
                 self._asker = Asker(*self.connection())
             return self._asker
 
-    def _check_started(self) -> None:
+    def _check_open(self) -> None:
         if self._is_closed:
             raise LoomError(f"this {self.title} is closed")
+
+    def _check_started(self) -> None:
+        self._check_open()
         if not self._is_started:
             raise LoomError(f"this {self.title} is not started: call start(), or use it in a with statement")
 
@@ -220,17 +262,23 @@ class KeeperThread:
             self._thread.join()
 
     def _run(self) -> None:
-        while not self._closing:
+        while True:
             self._awake.clear()
+            if self._closing:
+                return
             load: Load | None = None
             try:
                 if self._keeper.needs_load:
                     load = self._load()
-            except LoomException as error:
-                if not self._closing:
+            except Exception as error:
+                if not (self._closing or isinstance(error, ClientClosed)):
                     self._says.complain(f"the server does not say what waits: {error}")
-            if not self._closing:
-                self._keeper.turn(load, time.monotonic())
+            try:
+                if not self._closing:
+                    self._keeper.turn(load, time.monotonic())
+            except Exception as error:  # whatever it is of: with this thread nothing would be looked after any more
+                _log.debug("a turn failed", exc_info=True)
+                self._says.complain(f"looking after the nodes failed, and is tried again: {error!r}")
             self._awake.wait(self._every_s)
 
 
@@ -242,7 +290,8 @@ def _worker_states(nodes: list[Node], load: Load | None) -> list[WorkerStatus]:
         for name in node.workers:
             worker = there.pop(name, None)
             if worker is None:
-                found.append(WorkerStatus(name, "waiting" if node.state == "waiting" else "starting"))
+                reason = f"({node.story})" if node.story else ""
+                found.append(WorkerStatus(name, "waiting" if node.state == "waiting" else "starting", reason=reason))
             else:
                 found.append(_arrived(worker))
     return found + [_arrived(worker) for worker in there.values()]
@@ -261,6 +310,9 @@ def close_all_first() -> None:
 @atexit.register
 def _close_all() -> None:
     for cluster in list(_started):
-        for client in list(cluster._clients):
-            client.close()
-        cluster.close()
+        try:
+            for client in list(cluster._clients):
+                client.close()
+            cluster.close()
+        except LoomException as error:  # the others are to end, too
+            _log.error("%s", error)

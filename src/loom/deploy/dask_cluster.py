@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from loom import __version__
 from loom.deploy.cluster import Cluster, Connection, KeeperThread, close_all_first
 from loom.deploy.keeper import Keeper, Wanted, check_wanted
 from loom.deploy.nodes import Node
@@ -82,7 +81,7 @@ class DaskCluster(Cluster):
         close_all_first()
         self._threads = threads
         self._start_timeout_s = start_timeout_s
-        _, options = offered(1 if threads is None else threads, gpus, mem, resources)
+        self._extras, options = offered(1 if threads is None else threads, gpus, mem, resources)
         options = options[2:]  # without --cpus, which each worker has its own of
         self._log = ["--log-level", log_level]
         self._options = [*self._log, *options, *memory_option(memory), *plugin_options(load or (), load_native or ())]
@@ -146,40 +145,36 @@ class DaskCluster(Cluster):
         address, security, cluster = self._target
         self._says.say(f"connecting to the Dask scheduler at {address}")
         self._dask = _connected(address, security, self._start_timeout_s)
-        self._check_versions()
+        self._check_version()
         deployment = f"loom_{secrets.token_hex(4)}"
         scaling: Scaling | None = Scaling(cluster, self._dask) if _can_scale(cluster) else None
-        provider = DaskNodes(self._dask, deployment, self._threads, self._options, scaling, self._follow, self._break)
+        own = (self._threads, self._extras, self._options, scaling, self._follow, self._break, self._says)
+        provider = DaskNodes(self._dask, deployment, *own)
         self._place_server(deployment)
         self._provider = provider
         self._take_key(provider)
         self._find_server()
         self._says.say(f"the server is at {self.address}")
+        provider.check_fit()
         self._keeper = Keeper(provider, self._says, lambda names: self._ask().retire(names), Wanted(0, 0))
         self._keeper.turn(None, time.monotonic())  # the first ones start here and now
         self._turns = KeeperThread(self._keeper, lambda: self._ask().load(), self._says, _LOOK_S)
         self._turns.start()
 
-    def _check_versions(self) -> None:
-        """DeployError where the scheduler or all workers have another hyperloom or none; of others, a problem."""
-        found = self._dask.get_versions(packages=["hyperloom"])
-        scheduler = _wrong_version(found["scheduler"])
-        if scheduler:
-            raise DeployError(f"the Dask scheduler at {self._target.address} has {scheduler}")
-        wrong = {address: story for address, about in found["workers"].items() if (story := _wrong_version(about))}
-        for address, story in wrong.items():
-            self._says.complain(f"the Dask worker {address} has {story}")
-        if wrong and len(wrong) == len(found["workers"]):
-            address, story = next(iter(wrong.items()))
-            raise DeployError(f"no Dask worker can host a worker: {address} has {story}")
+    def _check_version(self) -> None:
+        """DeployError where the scheduler has another hyperloom, or none."""
+        from loom.deploy.dask_nodes import VERSION, wrong_version
+
+        about = self._dask.sync(self._dask.scheduler.versions, packages=["hyperloom"])
+        version = about["packages"].get("hyperloom")
+        if version != VERSION:
+            raise DeployError(f"the Dask scheduler at {self._target.address} has {wrong_version(version)}")
 
     def _place_server(self, deployment: str) -> None:
         from loom.deploy.dask_scheduler import ServerPlugin
 
         self._says.say("starting a server there")
-        plugin = ServerPlugin(
-            deployment, self._dask.id, __version__, self._host, self._journal, self._key_file, tuple(self._log)
-        )
+        plugin = ServerPlugin(deployment, self._dask.id, self._host, self._journal, self._key_file, tuple(self._log))
         try:
             self._dask.register_plugin(plugin, name=deployment)
         except Exception as error:
@@ -241,7 +236,7 @@ def _distributed() -> Any:
     try:
         import distributed
     except ImportError as error:
-        raise DeployError(f"Dask's distributed is not there ({error}): pip install 'hyperloom[dask]'") from error
+        raise DeployError(f"Dask's distributed is not there ({error}): pip install distributed") from error
     return distributed
 
 
@@ -275,12 +270,3 @@ def _connected(address: str, security: Any, timeout_s: float) -> Any:
         raise DeployError(
             f"there is no Dask scheduler to be reached at {address}: {str(error) or type(error).__name__}"
         ) from error
-
-
-def _wrong_version(about: Mapping[str, Any] | None) -> str:
-    """What is wrong with the hyperloom of a process of Dask; empty where it has ours."""
-    version = (about or {}).get("packages", {}).get("hyperloom")
-    if version == __version__:
-        return ""
-    has = f"hyperloom {version}" if version else "no hyperloom"
-    return f"{has}, and {__version__} is needed: pip install 'hyperloom[dask]=={__version__}' there"

@@ -3,31 +3,54 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final, NamedTuple
 
 from loom import __version__
 from loom.deploy.dask_worker import Order, hold
 from loom.deploy.nodes import Node, Offer
-from loom.deploy.saying import counted
+from loom.deploy.saying import Says, counted
 from loom.errors import DeployError, LoomError
+from loom.resources import MEM
 
 _ASK_S: Final = 5.0
 _END_S: Final = 30.0  # until all that is hosted has ended
 _RESULT_S: Final = 10.0
 _PRIORITY: Final = 1000  # before what Dask has planned: whatever runs there is waited for, and no more
 _MEMORY_SHARE: Final = 0.6  # of a worker's memory is for objects, as without Dask
+_UNWANTED_S: Final = 3.0  # some turns of who decides how many there are to be
 _UNKNOWN_BYTES: Final = 1 << 60
 
 
+def _installed() -> str:
+    try:
+        return version("hyperloom")
+    except PackageNotFoundError:  # run from its sources
+        return __version__
+
+
+VERSION: Final = _installed()
+"""As it is installed here: Dask says the same of its processes."""
+
+
 class DaskWorker(NamedTuple):
-    """`memory_bytes` 0: Dask sets no limit. `is_started`: what it hosts is, and waits for no threads."""
+    """`memory_bytes` 0: Dask sets no limit. `version`: of hyperloom, empty where there is none, None where that is not
+    known yet. `is_started`: what it hosts is, and waits for no threads.
+    """
 
     name: Any
     n_threads: int
     memory_bytes: int
+    version: str | None
     is_started: bool
+
+    @property
+    def can_host(self) -> bool:
+        return self.version == VERSION
 
 
 class Scaling:
@@ -64,16 +87,17 @@ class Scaling:
 
 @dataclass
 class _Host:
+    id: str
     name: str
     futures: list[Any]
 
 
 class DaskNodes:
-    """The provider. `follows`: every Dask worker is to be a node, and `tell` hears how many there are.
+    """The provider. `n_threads` of each Dask worker are for Loom, None for all; `extras` is what each offers besides,
+    and `options` are more of those of `loom-worker`.
 
+    As long as it `follows`, every Dask worker that can host is to be a node, and `tell` hears how many those are.
     `lost` is called with the reason when all is over.
-
-    `n_threads` of each are for Loom, None for all. `options` are more of those of `loom-worker`.
     """
 
     what = "worker"
@@ -83,24 +107,31 @@ class DaskNodes:
         client: Any,
         deployment: str,
         n_threads: int | None,
+        extras: Mapping[str, int],
         options: Sequence[str],
         scaling: Scaling | None,
         tell: Callable[[int], None],
         lost: Callable[[str], None],
+        says: Says,
     ) -> None:
         self.follows = True
         self._client = client
         self._deployment = deployment
         self._n_threads = n_threads
+        self._extras = extras
         self._options = tuple(options)
         self._scaling = scaling
         self._tell = tell
         self._lost = lost
+        self._says = says
         self._workers: dict[str, DaskWorker] = {}
         self._hosts: dict[str, _Host] = {}  # by the address of the Dask worker
         self._failures: dict[str, int] = {}  # by address
-        self._n_coming = 0  # that the Dask cluster was asked to start
-        self._next_number = itertools.count(1).__next__
+        self._unfit: dict[str, str] = {}  # by address, why it cannot host anything
+        self._let_go: set[str] = set()  # addresses whose Loom worker has left in good order
+        self._idle_since: dict[str, float] = {}  # addresses that host nothing
+        self._coming: list[str] = []  # nodes for which the Dask cluster was asked to start workers
+        self._next_id = map(str, itertools.count(1)).__next__
         self._last_threads = 0
 
     @property
@@ -113,7 +144,7 @@ class DaskNodes:
             cpus = min(told or 1, self._n_threads or told or 1)
         self._last_threads = cpus
         memory = min((self._memory(worker) or _UNKNOWN_BYTES for worker in known), default=_UNKNOWN_BYTES)
-        return Offer(cpus, {"mem": memory})
+        return Offer(cpus, {MEM: memory, **self._extras})
 
     def ask(self, question: str, **more: object) -> dict[str, Any]:
         """What our half in the Dask scheduler says. DeployError where it says nothing."""
@@ -155,13 +186,50 @@ class DaskNodes:
         self._workers = {address: DaskWorker(*about) for address, about in answer["workers"].items()}
         if answer["server_ended"]:
             raise self._is_lost(f"the server has ended: {answer['server_ended']}")
-        found = [self._look_at(address, host) for address, host in list(self._hosts.items())]
-        for address in self._free()[: self._n_coming]:
-            self._n_coming -= 1
-            found.append(self._host(address))
+        self._tell_unfit()
+        self._drop_unwanted()
+        looked = [self._look_at(address, host) for address, host in list(self._hosts.items())]
+        found = [node for node in looked if node is not None]
+        for address in self._free()[: len(self._coming)]:
+            found.append(self._host(address, self._coming.pop(0)))
         if self.follows:
-            self._tell(len(self._workers))
-        return found + [Node(f"{number} to come", "waiting", ()) for number in range(1, self._n_coming + 1)]
+            self._tell(sum(worker.can_host for worker in self._workers.values()))
+        return found + [Node(id, "waiting", ()) for id in self._coming]
+
+    def check_fit(self) -> None:
+        """DeployError where none of the workers that are there can host anything."""
+        self.nodes()
+        if self._unfit and len(self._unfit) == len(self._workers):
+            raise DeployError(f"no worker can be hosted: {next(iter(self._unfit.values()))}")
+
+    def _tell_unfit(self) -> None:
+        for address, worker in self._workers.items():
+            if worker.version is not None and not worker.can_host and address not in self._unfit:
+                self._unfit[address] = f"the Dask worker {address} has {wrong_version(worker.version)}"
+                self._says.complain(self._unfit[address])
+        for address in self._unfit.keys() - self._workers.keys():
+            del self._unfit[address]
+
+    def _drop_unwanted(self) -> None:
+        """Dask ends what was let go, and what came when it was not wanted any more."""
+        now = time.monotonic()
+        self._let_go &= self._workers.keys()
+        idle = [address for address in self._workers if address not in self._hosts]
+        self._idle_since = {address: self._idle_since.get(address, now) for address in idle}
+        if self.follows or self._scaling is None:
+            self._let_go.clear()
+            return
+        unwanted = {
+            address: self._workers[address]
+            for address, since in self._idle_since.items()
+            if address in self._let_go
+            or (now - since > _UNWANTED_S and address not in self._failures and address not in self._unfit)
+        }
+        if unwanted and not self._coming:
+            try:
+                self._scaling.remove(unwanted, len(self._hosts))
+            except DeployError as error:
+                self._says.complain(str(error))
 
     def launch(self, count: int) -> None:
         free = self._free()
@@ -169,21 +237,21 @@ class DaskNodes:
         if missing > 0 and self._scaling is None:
             raise DeployError(self._too_few(len(self._hosts) + count))
         for address in free[:count]:
-            self._host(address)
+            self._host(address, self._next_id())
         if missing > 0:
             assert self._scaling is not None
-            self._scaling.scale(len(self._hosts) + self._n_coming + missing)
-            self._n_coming += missing
+            self._scaling.scale(len(self._hosts) + len(self._coming) + missing)
+            self._coming += [self._next_id() for _ in range(missing)]
 
     def end(self, nodes: Sequence[Node]) -> None:
-        names = {node.id for node in nodes}
-        here = [address for address, host in self._hosts.items() if host.name in names]
-        coming = min(self._n_coming, len(nodes) - len(here))
-        if coming and self._scaling is not None:
-            self._n_coming -= coming
-            self._scaling.scale(len(self._hosts) + self._n_coming)
-        for address in here:
-            self.ask("release", worker=address)
+        ended = {node.id for node in nodes}
+        staying = [id for id in self._coming if id not in ended]
+        if self._scaling is not None and len(staying) < len(self._coming):
+            self._coming = staying
+            self._scaling.scale(len(self._hosts) + len(staying))
+        for address, host in self._hosts.items():
+            if host.id in ended:
+                self.ask("release", worker=address)
 
     def close(self) -> None:
         """All that this has in Dask ends, the server too."""
@@ -198,7 +266,11 @@ class DaskNodes:
 
     def _free(self) -> list[str]:
         """Addresses of those that host nothing, best first."""
-        free = [address for address in self._workers if address not in self._hosts]
+        free = [
+            address
+            for address, worker in self._workers.items()
+            if worker.can_host and address not in self._hosts and address not in self._let_go
+        ]
         return sorted(free, key=lambda address: self._failures.get(address, 0))
 
     def _cpus(self, worker: DaskWorker) -> int:
@@ -208,13 +280,13 @@ class DaskNodes:
         """Bytes: as much of what Dask lets it have as of its threads. 0: no limit is known."""
         return worker.memory_bytes * self._cpus(worker) // worker.n_threads
 
-    def _host(self, address: str) -> Node:
+    def _host(self, address: str, id: str) -> Node:
         worker = self._workers[address]
         cpus, memory = self._cpus(worker), self._memory(worker)
         called = str(worker.name).rpartition("://")[2]  # its address, where nobody gave it a name
-        name = f"dask-{called}-{self._next_number()}"
+        name = f"dask-{called}-{id}"
         limits = ["--mem", str(memory), "--memory", str(int(memory * _MEMORY_SHARE))] if memory else []
-        order = Order(self._deployment, __version__, name, cpus, (*limits, *self._options))
+        order = Order(self._deployment, name, cpus, (*limits, *self._options))
         futures = [
             self._client.submit(
                 hold,
@@ -227,25 +299,29 @@ class DaskNodes:
             )
             for thread in range(cpus)
         ]
-        self._hosts[address] = _Host(name, futures)
-        return Node(name, "waiting", (name,))
+        self._hosts[address] = _Host(id, name, futures)
+        return Node(id, "waiting", (name,))
 
-    def _look_at(self, address: str, host: _Host) -> Node:
+    def _look_at(self, address: str, host: _Host) -> Node | None:
+        """None: it is not to be one any more, and nobody has to wonder."""
         if address not in self._workers:
             self._forget(address)
             self._failures.pop(address, None)
-            return Node(host.name, "ended", (host.name,))
+            self._says.say(f"the Dask worker {address} is gone")
+            return None if self.follows else Node(host.id, "ended", (host.name,))
         done = next((future for future in host.futures if future.done()), None)
         if done is None:
-            return Node(host.name, "running" if self._workers[address].is_started else "waiting", (host.name,))
+            return Node(host.id, "running" if self._workers[address].is_started else "waiting", (host.name,))
         story = _end_of(done)
+        if done.status != "finished":
+            with suppress(DeployError):  # threads that it has taken nevertheless
+                self.ask("release", worker=address)
         self._forget(address)
         if story:
             self._failures[address] = self._failures.get(address, 0) + 1
-        elif not self.follows and self._scaling is not None:
-            gone = {address: self._workers.pop(address)}
-            self._scaling.remove(gone, len(self._hosts) + self._n_coming)
-        return Node(host.name, "ended", (host.name,), f"in the Dask worker {address}: {story}" if story else "")
+        else:
+            self._let_go.add(address)
+        return Node(host.id, "ended", (host.name,), f"in the Dask worker {address}: {story}" if story else "")
 
     def _forget(self, address: str) -> None:
         self._client.cancel(self._hosts.pop(address).futures, force=True)
@@ -257,24 +333,16 @@ def _end_of(future: Any) -> str:
         if future.status == "finished":
             return str(future.result(timeout=_RESULT_S))
         if future.status == "error":
-            error = future.exception(timeout=_RESULT_S)
-            if _is_about_loom(error):
-                needed = f"pip install 'hyperloom[dask]=={__version__}'"
-                return f"hyperloom {__version__} is not there ({needed}): {_text(error)}"
-            return _text(error)
+            return _text(future.exception(timeout=_RESULT_S))
     except Exception as error:
         return f"Dask does not say what came of it: {_text(error)}"
     return "Dask has cancelled the tasks that stand for it"
 
 
-def _is_about_loom(error: BaseException | None) -> bool:
-    """The half of ours that runs there is missing, or another one."""
-    seen = error
-    while seen is not None:
-        if isinstance(seen, ImportError) and (seen.name or "").split(".")[0] == "loom":
-            return True
-        seen = seen.__cause__ or seen.__context__
-    return False
+def wrong_version(found: str | None) -> str:
+    """What is wrong with the hyperloom of a process of Dask; None and empty: it has none."""
+    has = f"hyperloom {found}" if found else "no hyperloom"
+    return f"{has}, and {VERSION} is needed: install Loom from the same source there"
 
 
 def _text(error: BaseException | None) -> str:

@@ -14,9 +14,8 @@ from distributed.comm import get_address_host
 from distributed.diagnostics.plugin import SchedulerPlugin
 from distributed.scheduler import WorkerState
 
-from loom import __version__
 from loom.deploy.hosted import HostedServer
-from loom.errors import ConnectError, DeployError
+from loom.errors import ConnectError
 
 _log = logging.getLogger(__name__)
 
@@ -26,15 +25,14 @@ _TELL_S: Final = 15.0  # until all workers have ended what they host; one that h
 class ServerPlugin(SchedulerPlugin):  # type: ignore[misc]
     """Runs a server below the scheduler. `name` is that of the deployment, and of what the scheduler is asked by.
 
-    `owner` is the id of the Dask client that it goes with, `version` that of hyperloom over there. `host`: the address
-    to listen on, empty for the one at which the scheduler is reached.
+    `owner` is the id of the Dask client that it goes with. `host`: the address to listen on, empty for the one at which
+    the scheduler is reached.
     """
 
     def __init__(
         self,
         name: str,
         owner: str,
-        version: str,
         host: str,
         journal: str | None,
         key_file: str | None,
@@ -42,21 +40,21 @@ class ServerPlugin(SchedulerPlugin):  # type: ignore[misc]
     ) -> None:
         self.name = name
         self._owner = owner
-        self._version = version
         self._host = host
         self._journal = journal
         self._key_file = key_file
         self._options = options
 
     async def start(self, scheduler: Scheduler) -> None:
-        if self._version != __version__:
-            raise DeployError(f"the Dask scheduler has hyperloom {__version__}, and this process {self._version}")
         self._scheduler = scheduler
         self._hosts: dict[str, str] = {}  # by address, the plugin of each
         self._started: set[str] = set()  # those of them that have what they need
+        self._versions: dict[str, str] = {}  # of hyperloom, by address; empty where there is none
+        self._looking: dict[str, asyncio.Task[None]] = {}
         self._ending: asyncio.Task[None] | None = None
         is_alone = scheduler.address.startswith("inproc://")  # all of Dask is in this process
         host = self._host or ("127.0.0.1" if is_alone else get_address_host(scheduler.address))
+        await asyncio.gather(*map(self._look_at, scheduler.workers))
         self._server = await asyncio.to_thread(HostedServer, host, self._journal, self._key_file, self._options)
         scheduler.handlers[self.name] = self.answer
         if self._owner not in scheduler.clients:  # it has died meanwhile
@@ -67,9 +65,9 @@ class ServerPlugin(SchedulerPlugin):  # type: ignore[misc]
 
         where: the server's "host" and "port". key: "sealed", for whoever has that `public` half; the `worker` at that
         address, if there is one, starts ours now. workers: "workers", those that Dask has, by address: name, threads,
-        bytes of memory (0: not known), whether ours is started there. hold: a `worker` begins to make room, by that
-        `plugin`, which is removed when all is over. left: it has ended by itself. release: a `worker` ends what it
-        hosts. close: all ends, before this is answered.
+        bytes of memory (0: not known), version of hyperloom (None: not known yet), whether ours is started there.
+        hold: a `worker` begins to make room, by that `plugin`, which is removed when all is over. left: it has ended by
+        itself. release: a `worker` ends what it hosts. close: all ends, before this is answered.
         """
         match question:
             case "where":
@@ -79,6 +77,8 @@ class ServerPlugin(SchedulerPlugin):  # type: ignore[misc]
                     self._started.add(worker)
                 return {"sealed": self._server.sealed_key(public)}
             case "workers":
+                for worker in self._scheduler.workers.keys() - self._versions.keys():
+                    self.add_worker(self._scheduler, worker)
                 found = {w.address: self._describe(w) for w in self._scheduler.workers.values()}
                 return {"workers": found, "server_ended": self._end_of_server()}
             case "hold":
@@ -102,7 +102,8 @@ class ServerPlugin(SchedulerPlugin):  # type: ignore[misc]
         return {"error": f"this Dask scheduler does not know the question {question!r:.50}"}
 
     def _describe(self, worker: WorkerState) -> list[Any]:
-        return [worker.name, worker.nthreads, worker.memory_limit or 0, worker.address in self._started]
+        version, is_started = self._versions.get(worker.address), worker.address in self._started
+        return [worker.name, worker.nthreads, worker.memory_limit or 0, version, is_started]
 
     def _end_of_server(self) -> str:
         """How it ended, empty while it is there."""
@@ -118,12 +119,30 @@ class ServerPlugin(SchedulerPlugin):  # type: ignore[misc]
             return {"error": str(error)}
         return {"host": host, "port": port}
 
+    def add_worker(self, scheduler: Scheduler, worker: str) -> None:
+        if worker not in self._looking:
+            self._looking[worker] = asyncio.get_running_loop().create_task(self._look_at(worker))
+
+    async def _look_at(self, worker: str) -> None:
+        """A task that a Dask worker cannot open ends it, so whether it has what ours need is known before."""
+        message = {"op": "versions", "packages": ["hyperloom"]}
+        asked = self._scheduler.broadcast(msg=message, workers=[worker], on_error="ignore")
+        try:
+            answer = (await asyncio.wait_for(asked, _TELL_S)).get(worker)
+            if answer is not None:
+                self._versions[worker] = answer["packages"].get("hyperloom") or ""
+        except TimeoutError:
+            pass  # it is asked again
+        finally:
+            self._looking.pop(worker, None)
+
     def remove_client(self, scheduler: Scheduler, client: str) -> None:
         if client == self._owner:
             self._begin_end()
 
     def remove_worker(self, scheduler: Scheduler, worker: str, **_more: object) -> None:
         self._forget(worker)
+        self._versions.pop(worker, None)
 
     def _forget(self, worker: str) -> None:
         self._hosts.pop(worker, None)

@@ -18,7 +18,6 @@ from distributed import Worker, get_worker
 from distributed.diagnostics.plugin import WorkerPlugin
 from distributed.utils import sync
 
-from loom import __version__
 from loom.deploy.hosted import HostedWorker
 from loom.deploy.sealing import Receiver
 from loom.errors import ConnectError, DeployError
@@ -32,23 +31,17 @@ _END_S: Final = 20.0
 class Order:
     """What to host: a worker `name` with so many cpus for `deployment`, by which the scheduler is asked, too.
 
-    `version` is that of hyperloom where this comes from; `options` are more of those of `loom-worker`.
+    `options` are more of those of `loom-worker`.
     """
 
     deployment: str
-    version: str
     name: str
     cpus: int
     options: tuple[str, ...]
 
 
 def hold(order: Order) -> str:
-    """A Dask task: one thread for the Loom worker. Returns how that ended, empty where it was in good order.
-
-    DeployError where it cannot be hosted here.
-    """
-    if order.version != __version__:
-        raise DeployError(f"there is hyperloom {__version__} there, and {order.version} where the cluster was made")
+    """A Dask task: one thread for the Loom worker. Returns how that ended, empty where it was in good order."""
     return _hosting(order, get_worker()).take_part()
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 from loom.deploy.adapting import cannot_run, nodes_for
 from loom.deploy.nodes import Node, Provider
 from loom.deploy.saying import Says, counted
-from loom.errors import DeployError, LoomError, LoomException
+from loom.errors import ClientClosed, DeployError, LoomError, LoomException
 from loom.messages import Load, Waiting, WorkerLoad
 from loom.resources import describe
 
@@ -53,9 +54,12 @@ class Keeper:
         self._first_pause_s = first_pause_s
         self._pause_s = 0.0
         self._not_before_s = 0.0  # nothing is launched
+        self._failed_s = -math.inf  # when that has failed last
+        self._n_quick = 0  # nodes that have ended in good order as soon as they ran
         self._running_since: dict[str, float] = {}
         self._leaving_since: dict[str, float] = {}  # nodes that were asked to go
         self._idle_since: dict[str, tuple[int, float]] = {}  # workers: what they had been given, and since when
+        self._arrived: set[str] = set()  # nodes whose workers were at the server: one that is not may come back
         self._surplus_since: float | None = None  # more nodes are on their way than what waits is worth
         self._unmet: list[Waiting] = []
 
@@ -76,12 +80,14 @@ class Keeper:
                 self._on_ended(node, now)
             elif node.state == "running":
                 since = self._running_since.setdefault(node.id, now)
-                if now - since > _SOON_S and self._not_before_s <= now:
+                if now - since > _SOON_S and since > self._failed_s:
                     self._pause_s = 0.0
+                    self._n_quick = 0
         self.nodes = [node for node in found if node.state != "ended"]
         self._end_overdue(now)
         staying = [node for node in self.nodes if node.id not in self._leaving_since]
         workers = self._look(load, now)
+        self._ask_again(workers)
         wanted = self.wanted
         if wanted.is_fixed:
             self.n_wanted = wanted.minimum
@@ -106,6 +112,7 @@ class Keeper:
             if worker.n_tasks or given != worker.n_given:
                 since = now
             self._idle_since[name] = worker.n_given, since
+        self._arrived.update(node.id for node in self.nodes if any(name in workers for name in node.workers))
         return workers
 
     def _adapt(
@@ -118,9 +125,11 @@ class Keeper:
         self._tell_unmet(load)
         arrived = [node for node in staying if any(name in workers for name in node.workers)]
         n_coming = n_now - len(arrived)
-        needed = nodes_for(load, self._provider.offer)
+        own = {name for node in self.nodes for name in node.workers}
+        needed = nodes_for(load, self._provider.offer, own)
         idle = [] if needed else [node for node in arrived if self._idle_for(node, now) >= wanted.idle_s]
-        if load.n_objects and len(idle) == len(load.workers):
+        going = {name for node in idle for name in node.workers}
+        if load.n_objects and all(worker.leaving or worker.name in going for worker in load.workers):
             idle = idle[1:]  # what somebody may still ask for must be somewhere
         if n_coming > needed:
             if self._surplus_since is None:
@@ -157,20 +166,27 @@ class Keeper:
         self._says.say(f"starting {counted(count, self._provider.what)}")
         try:
             self._provider.launch(count)
-        except DeployError as error:
+        except (DeployError, OSError) as error:
             self._fail(str(error), now)
 
     def _fail(self, story: str, now: float) -> None:
-        self._pause_s = min(max(self._first_pause_s, 2 * self._pause_s), _MOST_PAUSE_S)
-        self._not_before_s = now + self._pause_s
+        if now >= self._not_before_s:  # those that were started together are one failure
+            self._pause_s = min(max(self._first_pause_s, 2 * self._pause_s), _MOST_PAUSE_S)
+            self._not_before_s = now + self._pause_s
+        self._failed_s = now
         again = f"; trying again in {self._pause_s:g} s" if self._pause_s else ""
         self._says.complain(story + again)
 
     def _on_ended(self, node: Node, now: float) -> None:
         began = self._running_since.pop(node.id, now)
+        self._arrived.discard(node.id)
         was_asked = self._leaving_since.pop(node.id, None) is not None
         if was_asked or not node.story:
             self._says.say(f"{self._provider.what} {node.id} has ended")
+            if not was_asked and now - began < _SOON_S:
+                self._n_quick += 1
+                if self._n_quick > 1:
+                    self._fail(f"{self._provider.what} {node.id} has ended as soon as it ran, without an error", now)
             return
         story = f"{self._provider.what} {node.id} {node.story}"
         if now - began < _SOON_S:
@@ -183,10 +199,13 @@ class Keeper:
 
         def tasks_of(node: Node) -> tuple[int, int]:
             known = [workers[name] for name in node.workers if name in workers]
-            return (1, sum(worker.n_tasks for worker in known)) if known else (0, 0)
+            return (1, sum(worker.n_tasks for worker in known)) if known else (2 if is_away(node) else 0, 0)
+
+        def is_away(node: Node) -> bool:
+            return node.id in self._arrived and node.state == "running"
 
         going = sorted(candidates, key=tasks_of)[:count]
-        unknown = [node for node in going if not any(name in workers for name in node.workers)]
+        unknown = [node for node in going if not (is_away(node) or any(name in workers for name in node.workers))]
         for node in going:
             self._leaving_since[node.id] = now
         if unknown:
@@ -197,9 +216,18 @@ class Keeper:
         if names:
             self._ask_to_go(names)
 
+    def _ask_again(self, workers: dict[str, WorkerLoad]) -> None:
+        """Those that were to go and have not heard of it: the link to the server was lost, or theirs."""
+        leaving = [name for node in self.nodes if node.id in self._leaving_since for name in node.workers]
+        names = [name for name in leaving if name in workers and not workers[name].leaving]
+        if names:
+            self._ask_to_go(names)
+
     def _ask_to_go(self, names: list[str]) -> None:
         try:
             self._retire(names)
+        except ClientClosed:
+            pass  # they all go
         except LoomException as error:
             self._says.complain(f"the server could not be told that workers are to go: {error}")
 
@@ -213,7 +241,8 @@ def check_wanted(minimum: int, maximum: int, idle_s: float = IDLE_S) -> Wanted:
     """LoomError where these are no numbers of nodes."""
     for name, number in (("minimum", minimum), ("maximum", maximum)):
         if isinstance(number, bool) or not isinstance(number, int) or number < 0:
-            raise LoomError(f"{name}={number!r}: a number of nodes is a whole number, 0 or more")
+            said = repr(number) if minimum is maximum else f"{name}={number!r}"
+            raise LoomError(f"{said}: a number of nodes is a whole number, 0 or more")
     if maximum < minimum:
         raise LoomError(f"minimum={minimum} is more than maximum={maximum}")
     if not idle_s >= 0:

@@ -82,6 +82,14 @@ class KeptProcess:
         return errors[-1].removeprefix("Error: ") if errors else " | ".join(lines)
 
     def _keep(self) -> None:
+        try:
+            self._keep_running()
+        except Exception as error:  # no more processes, or descriptors
+            self.story = f"the {self._role} cannot be started again: {error}"
+        finally:
+            self.over.set()
+
+    def _keep_running(self) -> None:
         quick_ends = {"signal": 0, "status": 0}
         while True:
             began = time.monotonic()
@@ -104,4 +112,3 @@ class KeptProcess:
                 if self._closing.is_set():
                     break
                 self._process, self._reader = self._start()
-        self.over.set()

@@ -16,7 +16,7 @@ class Node(NamedTuple):
     """What is started and ends as a whole: a process, an actor, a batch job of several workers.
 
     `workers` are the names by which they register at the server. `story` says how it ended; empty where that was in
-    good order: it was let go, or its time was over.
+    good order: it was let go, or its time was over. Before a worker is there it may say what keeps it.
     """
 
     id: str

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import os
+import select
 import shutil
 import subprocess
 import tempfile
 from typing import Final
+
+from loom.deploy.processes import goes_with_us
+
+_END_S: Final = 5.0  # how long the shell may take: somebody may have a copy of what it reads
 
 # What it reads ends when the process has. It is no child of that process: engines kill those of theirs that they end.
 _REMOVE: Final = 'exec 3<&0; (trap "" INT TERM HUP; read -r nothing <&3; rm -rf -- "$1") &'
@@ -30,6 +35,7 @@ class PrivateDirectory:
             os.rmdir(self.path)
             raise
         self._remover.wait()  # what stays is below it
+        goes_with_us(self._remover)
 
     def file(self, name: str) -> str:
         return os.path.join(self.path, name)
@@ -41,4 +47,6 @@ class PrivateDirectory:
         self._remover.stdin.close()
         if not self._remover.stdout.closed:
             with self._remover.stdout as until_it_ends:
-                until_it_ends.read()
+                poll = select.poll()
+                poll.register(until_it_ends, select.POLLIN)  # it says nothing: this is its end
+                poll.poll(1000 * _END_S)

@@ -2,35 +2,23 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 import secrets
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Final, Self
 
 from loom import __version__
-from loom.deploy.cluster import Cluster, Connection, close_all_first
+from loom.deploy.asking import Asker
+from loom.deploy.cluster import Cluster, Connection
 from loom.deploy.keeper import IDLE_S, check_wanted
 from loom.deploy.nodes import Node
 from loom.deploy.offers import memory_option, offered, plugin_options
-from loom.deploy.ray_names import (
-    SERVER,
-    Actor,
-    Settings,
-    ask,
-    find_server,
-    first_line,
-    head_node,
-    import_ray,
-    living_nodes,
-    namespace_of,
-    on_node,
-    remove_all,
-)
-from loom.deploy.ray_server import ServerActor
+from loom.deploy.ray_names import SERVER, Actor, Settings, actors_of, ask, find_server, import_ray, remove_all
+from loom.deploy.ray_start import connect_ray, make_server, room, scarcity
 from loom.deploy.saying import counted
 from loom.deploy.sealing import Receiver
 from loom.deploy.status import Status
@@ -42,9 +30,9 @@ START_S: Final = 120.0  # until server and workers are there; Ray may have to st
 LEASE_S: Final = 60.0  # one that does not last ends when this process has not said for so long that it is there
 _TOUCH_S: Final = 2.0
 _LOOK_S: Final = 0.1
+_RESTART_S: Final = 15.0  # how long Ray may take to restart the server's actor
 _CLOSE_S: Final = 60.0
 _FAILURES: Final = 3  # so many before any worker has come, and the start has failed
-_CONCURRENT: Final = 32  # calls at a time; they are short, and a worker's actor makes one every two seconds
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _SCHEME: Final = "ray://"
 
@@ -138,9 +126,12 @@ class RayCluster(Cluster):
     @classmethod
     def connect(cls, name: str, address: str | None = None, *, progress: bool | None = None) -> Self:
         """The one of that name, which somebody has started with `lasting`. DeployError where there is none."""
-        cluster = cls(address, name=name, lasting=True, progress=progress)
+        cluster = cls(address or "auto", name=name, lasting=True, progress=progress)  # it is in no Ray of our own
         cluster._joins = True
-        return cluster.start()
+        cluster._is_ours = False  # where this fails
+        cluster.start()
+        cluster._is_ours = True
+        return cluster
 
     @classmethod
     def from_url(cls, url: str, key_file: str | os.PathLike[str] | None = None) -> Self:
@@ -173,8 +164,11 @@ class RayCluster(Cluster):
     def connection(self) -> Connection:
         if self._trust is None:
             self.start()
-            assert self._trust is not None
-        return Connection(CalledPlace(self._locate, f"the actor {SERVER!r} of {self.name!r} in Ray"), self._trust)
+        else:
+            self._follow_key()
+        assert self._trust is not None
+        place = CalledPlace(partial(self._locate, self._mark), f"the actor {SERVER!r} of {self.name!r} in Ray")
+        return Connection(place, self._trust)
 
     def adapt(self, minimum: int, maximum: int, idle_s: float = IDLE_S) -> None:
         wanted = check_wanted(minimum, maximum, idle_s)
@@ -205,7 +199,7 @@ class RayCluster(Cluster):
     # -- Starting -----------------------------------------------------------------------------------------------------
 
     def _start(self) -> None:
-        self._connect_ray()
+        self._owns_ray = connect_ray(self._ray_address, self._says)
         try:
             existing = find_server(self.name)
         except ValueError:
@@ -224,71 +218,47 @@ class RayCluster(Cluster):
                 f"RayCluster.connect({self.name!r}).close() ends it"
             )
         else:
-            self._server = self._make_server()
+            self._server = make_server(self._settings)
         deadline = time.monotonic() + self._start_timeout_s
         self._find_server(deadline)
         threading.Thread(target=self._touch, name="loom-touch", daemon=True).start()
         if not self._joins:
             self._await_workers(deadline)
 
-    def _connect_ray(self) -> None:
-        ray = import_ray()
-        close_all_first()  # before Ray does so
-        if self._ray_address is not None and self._ray_address.startswith(_SCHEME):
-            raise DeployError(
-                f"{self._ray_address}: Ray Client is not supported; run this on a node of the Ray cluster, with 'auto' "
-                "or HOST:PORT of its head"
-            )
-        if not ray.is_initialized():
-            self._says.say(f"connecting to Ray at {self._ray_address or 'whatever is here'}")
-            try:
-                ray.init(address=self._ray_address, log_to_driver=False, logging_level=logging.WARNING)
-            except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-                raise DeployError(f"no Ray at {self._ray_address or 'this machine'}: {first_line(error)}") from error
-            self._owns_ray = True
-        self._says.say(f"{counted(len(living_nodes()), 'node')} in Ray; {self._room()}")
-
-    def _make_server(self) -> Actor:
-        ray = import_ray()
-        options: dict[str, Any] = {}
-        head = head_node()
-        if head is not None:  # which stays longest
-            options |= {"label_selector": on_node(head), "fallback_strategy": [{"label_selector": {}}]}
-        if self._settings.runtime_env is not None:
-            options["runtime_env"] = dict(self._settings.runtime_env)
-        make = ray.remote(ServerActor).options(
-            name=SERVER,
-            namespace=namespace_of(self.name),
-            lifetime="detached",
-            max_restarts=-1,
-            max_concurrency=_CONCURRENT,
-            num_cpus=0,
-            **options,
-        )
-        return make.remote(self._settings)
-
     def _find_server(self, deadline: float) -> None:
         """Until it says where it is, and has given the key."""
         self._says.say("starting the server's actor")
-        receiver = Receiver()
-        while True:
-            try:
-                host, port, self._mark = ask(self._server, "where")
-                self._trust = Trust(receiver.open(ask(self._server, "sealed_key", receiver.public)))
-                break
-            except ConnectError as error:
-                if time.monotonic() > deadline:
-                    raise DeployError(f"the server's actor has not started; {error}; {self._room()}") from error
-                time.sleep(_LOOK_S)
+        try:
+            host, port = self._take_key(deadline)
+        except ConnectError as error:
+            raise DeployError(f"the server's actor has not started; {error}; {room(['CPU'])}") from error
         self._address = address_line(host, port)
         self._says.say(f"the server is at {self._address}")
+
+    def _take_key(self, deadline: float) -> tuple[str, int]:
+        """Sealed, from the server's actor, where it is not the one that is known. Where the server is.
+
+        ConnectError where that does not say so until then.
+        """
+        while True:
+            try:
+                host, port, mark = ask(self._server, "where")
+                if mark != self._mark:
+                    receiver = Receiver()
+                    self._trust = Trust(receiver.open(ask(self._server, "sealed_key", receiver.public)))
+                    self._mark = mark
+                return host, port
+            except ConnectError:
+                if time.monotonic() > deadline:
+                    raise
+            time.sleep(_LOOK_S)
 
     def _await_workers(self, deadline: float) -> None:
         """All that are wanted; where the time is over, some."""
         said = -1
         while True:
             self._hear()
-            n_wanted, _ = self._nodes()
+            n_wanted, nodes = self._nodes()
             n_there = len(self._ask().load().workers)
             if n_there != said:
                 self._says.say(f"{n_there} of {counted(n_wanted, 'worker')} there")
@@ -300,42 +270,38 @@ class RayCluster(Cluster):
                 break
             self._check_alive()
             time.sleep(_LOOK_S)
+        n_waiting = sum(node.state == "waiting" for node in nodes)
         limit = "" if has_failed else f" within {self._start_timeout_s:g} s"
-        story = f"{n_there} of {counted(max(1, n_wanted), 'worker')} came{limit}: {self._scarcity()}"
+        story = f"{n_there} of {counted(max(1, n_wanted), 'worker')} came{limit}: {scarcity(self._settings, n_waiting)}"
         if n_there == 0:
             raise DeployError("; ".join([story, *self._says.problems]))
         self._says.complain(story)
 
-    def _scarcity(self) -> str:
-        settings = self._settings
-        waiting = sum(node.state == "waiting" for node in self._nodes()[1])
-        each = {"CPU": settings.cpus or "all", **settings.resources}
-        needs = ", ".join(
-            f"{amount:g} {name}" if amount != "all" else f"1 {name} or more" for name, amount in each.items()
-        )
-        return f"{counted(waiting, 'actor')} wait in Ray; a worker takes {needs} of one node; {self._room()}"
-
-    def _room(self) -> str:
-        """What Ray has, in words."""
-        ray = import_ray()
-        free = ray.available_resources()
-        names = ["CPU", *(["GPU"] if self._settings.resources.get("GPU") else [])]
-        names += [name for name in self._settings.resources if name != "GPU"]
-        all_of = ray.cluster_resources()
-        return "Ray has " + ", ".join(f"{all_of.get(n, 0):g} {n} ({free.get(n, 0):g} free)" for n in names)
-
     # -- Going on -----------------------------------------------------------------------------------------------------
 
-    def _locate(self) -> tuple[str, int]:
-        """For clients, at each connect and reconnect."""
-        host, port, mark = ask(self._server, "where")
-        if mark != self._mark:
-            raise LoomError(
+    def _locate(self, mark: str) -> tuple[str, int]:
+        """For clients, at each connect and reconnect. `mark`: of the key that they have."""
+        host, port, found = ask(self._server, "where")
+        if found != mark:
+            raise ConnectError(
                 "the server was lost and started again without a journal (RayCluster(journal=...) keeps one): what it "
-                "had is gone; connect anew"
+                "had is gone, and there is a new key"
             )
         self._address = address_line(host, port)
         return host, port
+
+    def _follow_key(self) -> None:
+        """A server that is started again without a journal makes a new one."""
+        before = self._mark
+        self._take_key(time.monotonic() + _RESTART_S)
+        if self._mark != before and self._asker is not None:
+            self._asker.close()
+            self._asker = None
+
+    def _ask(self) -> Asker:
+        if self._asker is not None:
+            self._follow_key()
+        return super()._ask()
 
     def _touch(self) -> None:
         while not self._left.wait(_TOUCH_S):
@@ -384,10 +350,17 @@ class RayCluster(Cluster):
     def _remove(self) -> None:
         self._says.say("ending actors and server")
         try:
+            if actors_of(self.name):  # else a client has ended it
+                self._end_in_order()
+            remove_all(self.name)
+        except (import_ray().exceptions.RayError, RuntimeError) as error:
+            raise DeployError(f"Ray does not answer, and may still have actors of this cluster: {error}") from error
+
+    def _end_in_order(self) -> None:
+        try:
             ask(self._server, "close", timeout_s=_CLOSE_S)
         except LoomError as error:
             self._says.complain(f"the server's actor does not end in good order: {error}")
-        remove_all(self.name)
 
     def _let_go(self) -> None:
         self._left.set()

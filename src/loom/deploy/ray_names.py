@@ -48,12 +48,13 @@ class Settings:
 
 def import_ray() -> Ray:
     """DeployError where it is not installed."""
+    oldest = ".".join(map(str, _OLDEST))
     try:
         import ray
     except ImportError as error:
-        raise DeployError(f"Ray is not installed here ({error}): pip install 'hyperloom[ray]'") from error
+        raise DeployError(f"Ray is not installed here ({error}): pip install 'ray>={oldest}'") from error
     if tuple(int(part) for part in ray.__version__.split(".")[:2]) < _OLDEST:
-        raise DeployError(f"Ray {ray.__version__} is too old: pip install 'hyperloom[ray]' brings one that is not")
+        raise DeployError(f"Ray {ray.__version__} is too old: pip install 'ray>={oldest}'")
     return ray  # type: ignore[no-any-return]
 
 
@@ -158,7 +159,7 @@ def remove_group(group: Mapping[str, Any]) -> None:
 
 
 def end_actors(name: str, workers: Iterable[str], *, in_order: bool) -> None:
-    """Remove actors and their places. `in_order`: they end what they host first, and have some seconds for that."""
+    """Remove actors. `in_order`: they end what they host first, and have some seconds for that."""
     ray = import_ray()
     found = []
     for worker in workers:
@@ -173,17 +174,22 @@ def end_actors(name: str, workers: Iterable[str], *, in_order: bool) -> None:
         ray.kill(actor, no_restart=True)
 
 
-def remove_all(name: str) -> None:
-    """Actors, placement groups, what was noted. DeployError where Ray does not let go of them."""
+def remove_all(name: str, *, by_server: bool = False) -> None:
+    """Actors, placement groups, what was noted. DeployError where Ray does not let go of them.
+
+    `by_server`: the server's actor does it, and ends with it; else that goes first, as it would start others.
+    """
     import_ray()
+    if not by_server:
+        end_actors(name, [SERVER], in_order=False)
     groups = groups_of(name)
     waiting = [worker for worker, group in groups.items() if group["state"] != "CREATED"]
     end_actors(name, waiting, in_order=False)
     end_actors(name, [actor for actor in actors_of(name) if actor != SERVER], in_order=True)
     for group in groups.values():
         remove_group(group)
-    end_actors(name, [SERVER], in_order=False)
     forget(name)
+    end_actors(name, [SERVER], in_order=False)
     deadline = time.monotonic() + _GONE_S
     while left := [*actors_of(name), *groups_of(name)]:
         if time.monotonic() > deadline:

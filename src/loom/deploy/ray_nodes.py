@@ -34,6 +34,7 @@ from loom.errors import DeployError
 
 _RESTARTS: Final = 4  # by Ray, of one actor; after that the keeper starts another one, with its pauses
 _CONCURRENT: Final = 4
+_ANSWER_S: Final = 0.1
 _PATIENCE_S: Final = 30.0  # somebody else took the room at a node before this actor did
 
 
@@ -90,6 +91,7 @@ class RayNodes:
             groups = groups_of(self._settings.name)
         except self._ray.exceptions.RayError as error:
             raise DeployError(f"Ray does not say what there is: {first_line(error)}") from error
+        self._ask_all()
         found = []
         ended = []
         for name, worker in self._workers.items():
@@ -156,6 +158,15 @@ class RayNodes:
         )
         self._workers[name] = _Worker(actor.remote(settings, name, cpus), cpus, node, since=time.monotonic())
 
+    def _ask_all(self) -> None:
+        """Those that run answer at once; one that waits, or is being restarted, does so in a later turn."""
+        for worker in self._workers.values():
+            if worker.asked is None:
+                worker.asked = worker.actor.state.remote()
+        asked = [worker.asked for worker in self._workers.values()]
+        if asked:
+            self._ray.wait(asked, num_returns=len(asked), timeout=_ANSWER_S)
+
     def _look(
         self, worker: _Worker, group: dict[str, Any] | None, alive: dict[str, dict[str, Any]]
     ) -> tuple[NodeState, str]:
@@ -169,8 +180,6 @@ class RayNodes:
         if worker.target and not worker.node and time.monotonic() - worker.since > _PATIENCE_S:
             return "ended", f"has found no room on the node {where[:8]}: others have taken its {worker.cpus} cpus"
         state: NodeState = "running" if worker.answered else "waiting"
-        if worker.asked is None:
-            worker.asked = worker.actor.state.remote()
         if not self._ray.wait([worker.asked], timeout=0)[0]:
             return state, ""
         asked, worker.asked = worker.asked, None

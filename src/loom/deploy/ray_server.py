@@ -178,10 +178,12 @@ class ServerActor:
             if lease_s is not None and time.monotonic() - self._touched > lease_s:
                 _log.warning("nobody has used %s for %g s: it ends", self._settings.name, lease_s)
                 break
-            if not self._server.alive and self._server.story:
+            if not self._server.alive:
+                if not self._server.story:  # a client has told all to end
+                    break
                 _log.warning("%s: this actor is restarted", self._server.story)
                 os._exit(1)  # by Ray: on another node perhaps, where it can run
         if not self._closing.is_set():
             self.close()
             with suppress(LoomError):  # it waits for the end of this process, too
-                remove_all(self._settings.name)
+                remove_all(self._settings.name, by_server=True)

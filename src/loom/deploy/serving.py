@@ -115,6 +115,7 @@ class KeptCluster(ServingCluster):
         self._turns: KeeperThread | None = None
 
     def adapt(self, minimum: int, maximum: int, idle_s: float = 30.0) -> None:
+        self._check_open()
         self._wanted = check_wanted(minimum, maximum, idle_s)
         if self._keeper is not None:
             self._keeper.wanted = self._wanted

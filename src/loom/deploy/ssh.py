@@ -80,6 +80,8 @@ class SSHCluster(KeptCluster):
             raise LoomError("with tunnel=True workers connect to their own host: leave out address and interface")
         if address is not None and interface is not None:
             raise LoomError("address and interface both say where this machine is: choose one")
+        if not isinstance(prologue, str):
+            raise LoomError(f"prologue={prologue!r:.200}: write the lines as one text")
         self._n_each = workers_per_host
         self._n_most = workers_per_host * len(self._hosts)
         super().__init__(check_wanted(self._n_most, self._n_most), key_file, progress)
@@ -149,6 +151,8 @@ def _words(what: str, words: Sequence[str]) -> list[str]:
 
 
 def _environment(environment: Mapping[str, str]) -> dict[str, str]:
+    if not isinstance(environment, Mapping):
+        raise LoomError(f'environment={environment!r:.200}: write names and values, such as {{"OMP_NUM_THREADS": "1"}}')
     for name, value in environment.items():
         if not isinstance(name, str) or not name or "=" in name or not isinstance(value, str) or "\0" in name + value:
             raise LoomError(f"environment: {name!r:.100} is no name of a variable, or its value is no text")

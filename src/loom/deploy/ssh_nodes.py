@@ -24,6 +24,7 @@ from loom.deploy.ssh_hosts import NO_SSH, Host
 from loom.deploy.ssh_start import MARK, Order, Started
 from loom.deploy.ssh_words import ending
 from loom.errors import DeployError
+from loom.net.places import address_line
 from loom.wire.handshake import VERSION
 
 # sshd refuses at random when more than 10 connections are on their way in at a time (its MaxStartups).
@@ -76,6 +77,8 @@ class Session:
         self.state: NodeState = "waiting"
         self.story = ""
         self.cpus = 0  # as the host has told, where nobody has said how many
+        connects = not launch.is_tunnel and place[0]
+        self.aim = f"connects to the server at {address_line(*place)}" if connects else ""
         self._launch = launch
         self._place = place
         self._logins = logins
@@ -112,7 +115,7 @@ class Session:
             self.story = f"could not be started: {error}"
         was_running = self.state == "running"
         if status and not self._is_ending:
-            self.story = ending(self.host.text, status, self._said, was_running=was_running)
+            self.story = ending(self.host, status, self._said, was_running=was_running)
         self.state = "ended"
         self._changed()
 
@@ -194,7 +197,8 @@ class Session:
         """Of standard error: what ssh, the shell and the worker have to say."""
         self._said.append(line)
         if self.state == "running":
-            print(f"[{self.name}] {line}", file=sys.stderr, flush=True)
+            with suppress(OSError, ValueError):  # it is closed, and the worker is to go on
+                print(f"[{self.name}] {line}", file=sys.stderr, flush=True)
         elif self._launch.is_tunnel:
             found = _TUNNEL.search(line)
             if found is not None:
@@ -276,7 +280,7 @@ class SSHWorkers:
         found = []
         for name, session in list(self._sessions.items()):
             state = session.state
-            found.append(Node(name, state, (name,), session.story if state == "ended" else ""))
+            found.append(Node(name, state, (name,), session.story if state == "ended" else session.aim))
             if state == "ended":
                 del self._sessions[name]
                 self._begun.discard(name)
@@ -298,6 +302,9 @@ class SSHWorkers:
     def _end(self, sessions: Sequence[Session]) -> None:
         """The other end has some 30 s; ssh is gone when that is."""
         begun = [(session, process) for session in sessions if (process := session.begin_end()) is not None]
+        for session, process in begun:
+            if session.state == "waiting":  # while it connects it does not look at its input
+                process.terminate()
         end_processes([process for _, process in begun])
         for session, _ in begun:
             session.join()

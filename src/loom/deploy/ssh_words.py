@@ -6,8 +6,11 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
+from loom.deploy.ssh_hosts import Host
+
 SSH_FAILED: Final = 255  # ssh's own status for everything that is not the command's
 NOT_FOUND: Final = (126, 127)  # of a shell
+_KILLED: Final = 137  # what a shell says of SIGKILL
 _LINES: Final = 3
 _MAX_CHARS: Final = 600
 
@@ -65,17 +68,21 @@ _RUNNING: Final = tuple(
 _NOISE: Final = re.compile(r"Warning: Permanently added|Allocated port \d+|^\s*$|^@+$")
 
 
-def ending(host: str, status: int, said: Sequence[str], *, was_running: bool) -> str:
+def ending(host: Host, status: int, said: Sequence[str], *, was_running: bool) -> str:
     """How a worker ended, after its name: a clause that begins with a verb. `status` is that of ssh, not 0."""
     lines = [line.strip() for line in said if not _NOISE.search(line)]
     text, advice = _choose(lines, _RUNNING if was_running else _LOGGING_IN)
     if not text:
         text = f"ssh said nothing (status {status})" if status == SSH_FAILED else f"status {status}"
         advice = "what it had started there was killed" if status == SSH_FAILED and was_running else ""
+        if status == _KILLED:
+            advice = "killed by hand, or because the host's memory was full"
     if not advice and status in NOT_FOUND and not was_running:
         advice = "name a Python of that host that has Loom, with python=..."
     verb = "has ended" if was_running else "could not be started"
-    return f"{verb} on {host}: {text[:_MAX_CHARS]}" + (f" ({advice.format(host=host)})" if advice else "")
+    port = f"-p {host.port} " if host.port else ""  # ssh and ssh-copy-id do not take it as host:port
+    advice = advice.format(host=f"{port}{host.destination}")
+    return f"{verb} on {host.text}: {text[:_MAX_CHARS]}" + (f" ({advice})" if advice else "")
 
 
 def _choose(lines: Sequence[str], known: Sequence[tuple[re.Pattern[str], str]]) -> tuple[str, str]:

@@ -9,13 +9,14 @@ from dataclasses import dataclass, field
 class WorkerStatus:
     """`state`: waiting (the engine has not started it), starting (it has not registered yet), running, leaving.
 
-    `cpus` and `n_tasks` are 0 until it has registered.
+    `cpus` and `n_tasks` are 0 until it has registered; `reason` is why it waits, where the engine says that.
     """
 
     name: str
     state: str
     cpus: int = 0
     n_tasks: int = 0
+    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -36,10 +37,10 @@ class Status:
         return sum(worker.state == "running" for worker in self.workers)
 
     def __str__(self) -> str:
-        lines = [f"server {self.address or 'not started'}, {self.n_waiting_tasks:,} tasks wait for a worker"]
+        lines = [f"server {self.address or 'not running'}, {self.n_waiting_tasks:,} tasks wait for a worker"]
         width = max((len(worker.name) for worker in self.workers), default=0)
         for worker in self.workers:
-            more = f"{worker.cpus:4} cpus {worker.n_tasks:6,} tasks" if worker.cpus else ""
+            more = f"{worker.cpus:4} cpus {worker.n_tasks:6,} tasks" if worker.cpus else f"  {worker.reason}"
             lines.append(f"  {worker.name:<{width}}  {worker.state:<8}{more}".rstrip())
         if not self.workers:
             lines.append("  no workers")

@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 import traceback
 from time import perf_counter_ns
 from typing import Final
@@ -156,16 +157,24 @@ def _outlive_sigterm() -> None:
     """Who signals all processes of a job means the worker, which says what becomes of the task. For what functions
     start it is as usual.
     """
+    masks = threading.local()  # before a fork
 
     def stay(_number: int, _frame: object) -> None:
         pass
 
+    def block() -> None:
+        masks.before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM,))
+
+    def unblock() -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, masks.before)
+
     def reset() -> None:
         if signal.getsignal(signal.SIGTERM) is stay:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        unblock()  # one that has come already ends it here
 
     signal.signal(signal.SIGTERM, stay)  # a handler, which programs do not inherit
-    os.register_at_fork(after_in_child=reset)
+    os.register_at_fork(before=block, after_in_parent=unblock, after_in_child=reset)
 
 
 def main() -> None:

@@ -14,11 +14,17 @@ _MOST_BYTES = 1024  # of an address file
 
 
 class Place(Protocol):
+    @property
+    def may_move(self) -> bool:
+        """Whether the next answer may be another one."""
+
     async def find(self) -> tuple[str, int]:
         """Host and port. ConnectError where nobody knows now; others that say what is wrong."""
 
 
 class FixedPlace:
+    may_move = False
+
     def __init__(self, host: str, port: int) -> None:
         self._address = host, port
 
@@ -32,6 +38,8 @@ class FixedPlace:
 class FilePlace:
     """What an address file says at the time."""
 
+    may_move = True
+
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._path = os.path.abspath(path)
 
@@ -44,6 +52,8 @@ class FilePlace:
 
 class CalledPlace:
     """What a function says, which may take its time: it is called in a thread. `name` is for people."""
+
+    may_move = True
 
     def __init__(self, find: Callable[[], tuple[str, int]], name: str) -> None:
         self._find = find
@@ -80,11 +90,16 @@ def remove_address(path: str, host: str, port: int) -> None:
             os.unlink(path)
 
 
+def _open_at_once(path: str, flags: int) -> int:
+    """A fifo would be waited for, and the loop with it."""
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
 def read_address(path: str) -> tuple[str, int]:
     """ConnectError where there is no such file, or it is none of a server."""
     try:
-        with open(path, "rb") as file:
-            text = file.read(_MOST_BYTES)
+        with open(path, "rb", opener=_open_at_once) as file:
+            text = file.read(_MOST_BYTES) or b""  # nothing yet of what is no file
     except OSError as error:
         raise ConnectError(f"no server has written its address to {path} ({error.strerror})") from error
     words = text.decode(errors="replace").split()

@@ -273,18 +273,18 @@ class WorkerShell:
             try:
                 host, port = await place.find()
                 return await connect(host, port, "worker", self._trust, self._decoder, self)
-            except (KeyRefused, VersionMismatch) as error:
-                if isinstance(error, VersionMismatch) or self._core.keeps_until is None:
-                    raise
-                if str(error) != said:  # somebody else's server, where ours was
-                    said = str(error)
-                    _log.warning("%s; trying again, as ours may come back", error)
             except ConnectError as error:
-                if str(error) != said or time.monotonic() > say_again_s:
-                    said, say_again_s = str(error), time.monotonic() + _SAY_AGAIN_S
-                    _log.info("%s; trying again until it is there", error)
+                refused = isinstance(error, KeyRefused | VersionMismatch)  # somebody else's server, where ours was
+                if isinstance(error, VersionMismatch) or (
+                    refused and self._core.keeps_until is None and not place.may_move
+                ):
+                    raise
                 if time.monotonic() > give_up_s:
                     raise LoomError(f"no server for {self._lost_timeout_s:g} s: {error}") from None
+                if str(error) != said or time.monotonic() > say_again_s:
+                    said, say_again_s = str(error), time.monotonic() + _SAY_AGAIN_S
+                    level = logging.WARNING if refused else logging.INFO
+                    _log.log(level, "%s; trying again until %s is there", error, "ours" if refused else "it")
             try:
                 async with asyncio.timeout(pause_s):
                     await self._stopping.wait()

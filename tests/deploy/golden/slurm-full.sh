@@ -19,8 +19,8 @@ case "$time_limit" in
   *) time_limit=90000 ;;
 esac
 
-exec srun --ntasks=2 --cpus-per-task=4 --mpi=none --wait=0 --kill-on-bad-exit=0 --input=none \
-  bash -c 'exec python3 -m loom.cli.worker --name "slurm-$SLURM_JOB_ID-$SLURM_PROCID" "$@"' worker \
+exec srun --ntasks=2 --cpus-per-task=4 --export=ALL --mpi=none --wait=0 --kill-on-bad-exit=0 \
+  --input=none bash -c 'exec python3 -m loom.cli.worker --name "slurm-$SLURM_JOB_ID-$SLURM_PROCID" "$@"' worker \
   --address-file /home/me/queues/main-1a2b3c/address \
   --key-file /home/me/.config/loom/key \
   --cpus 4 --gpus 1 --mem 8589934592 --resource fpga=2 \

@@ -13,8 +13,8 @@ case "$time_limit" in
   *) time_limit= ;;
 esac
 
-exec srun --ntasks=1 --cpus-per-task=1 --mpi=none --wait=0 --kill-on-bad-exit=0 --input=none \
-  bash -c 'exec /opt/python/bin/python3 -m loom.cli.worker --name "slurm-$SLURM_JOB_ID-$SLURM_PROCID" "$@"' worker \
+exec srun --ntasks=1 --cpus-per-task=1 --export=ALL --mpi=none --wait=0 --kill-on-bad-exit=0 \
+  --input=none bash -c 'exec /opt/python/bin/python3 -m loom.cli.worker --name "slurm-$SLURM_JOB_ID-$SLURM_PROCID" "$@"' worker \
   --address-file /home/me/queues/main-1a2b3c/address \
   --key-file /home/me/.config/loom/key \
   --cpus 1 \

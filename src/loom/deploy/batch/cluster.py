@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 import shlex
-import subprocess
-import threading
-from collections.abc import Callable, Mapping, Sequence
+import shutil
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, Final
 
 from loom.deploy.batch.options import QueueOptions, System, check_options
@@ -15,7 +14,6 @@ from loom.deploy.batch.questions import (
     ListQueues,
     QueueReport,
     Queues,
-    RemoveQueue,
     Said,
     ScaleQueue,
     decode_answer,
@@ -23,26 +21,20 @@ from loom.deploy.batch.questions import (
 )
 from loom.deploy.batch.queue import SYSTEMS
 from loom.deploy.batch.system import check_commands
-from loom.deploy.cluster import Cluster, Connection
 from loom.deploy.keeper import check_wanted
 from loom.deploy.nodes import Node
 from loom.deploy.offers import memory_option, offered, plugin_options
-from loom.deploy.processes import end_processes, import_path, start_process
-from loom.deploy.serving import server_socket
+from loom.deploy.processes import import_path
+from loom.deploy.serving import ServingCluster
 from loom.errors import DeployError, LoomError, LoomException
-from loom.executors.deaths import end_text
 from loom.net.interfaces import interface_address
-from loom.net.places import FixedPlace, address_line
-from loom.net.trust import find_trust
 from loom.resources import MEM
-from loom.wire.keys import key_path
 
 _BACKLOG: Final = 1000  # jobs were asked for by number
-_EVERYWHERE: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # what listens there is reached here
 _QUESTION_S: Final = 90.0  # a batch system takes its time
 
 
-class BatchCluster(Cluster):
+class BatchCluster(ServingCluster):
     """A server on this machine, which the nodes have to reach, and `n_jobs` jobs of `workers_per_job` workers.
 
     Each worker has `cpus` cores, and what `gpus`, `mem` (bytes, or text such as "4GiB") and `resources` say; the jobs
@@ -89,7 +81,11 @@ class BatchCluster(Cluster):
         poll_s: float = 5.0,
         progress: bool | None = None,
     ) -> None:
-        super().__init__(progress)
+        super().__init__(key_file, progress)
+        if not isinstance(prologue, str):
+            raise LoomError(f"prologue={prologue!r:.200}: write the lines as one text")
+        if time_limit_s is not None and (isinstance(time_limit_s, bool) or not isinstance(time_limit_s, int | float)):
+            raise LoomError(f"time_limit_s={time_limit_s!r:.200}: write seconds, as a number")
         if address is not None and interface is not None:
             raise LoomError("address and interface both say where this machine is: choose one")
         self._wanted = check_wanted(n_jobs, n_jobs)
@@ -119,86 +115,46 @@ class BatchCluster(Cluster):
             poll_s=poll_s,
         )
         check_options(self._options)
-        self._trust = find_trust(key_file)
-        self._key_file = key_path(key_file).absolute()
         self._told_address = address
         self._interface = interface
         self._port = port
-        self._place: tuple[str, int] | None = None
-        self._server: subprocess.Popen[bytes] | None = None
         self._is_added = False
+        self._queue_id = ""
+        self._queue_directory = ""
         self._said: dict[str, str] = {}
-        self._ending = False
-        self._broken_by: LoomException | None = None
-        self._on_broken: Callable[[LoomException], None] = lambda error: None
-
-    def on_broken(self, call: Callable[[LoomException], None]) -> None:
-        """Have it called once, from another thread, where the cluster cannot go on, with the reason."""
-        self._on_broken = call
-        if self._broken_by is not None:
-            call(self._broken_by)
 
     def adapt(self, minimum: int, maximum: int, idle_s: float = 30.0) -> None:
+        self._check_open()
         self._wanted = check_wanted(minimum, maximum, idle_s)
         if self._is_added:
             self._scale()
-
-    @property
-    def address(self) -> str:
-        return address_line(*self._place) if self._place is not None else ""
-
-    def connection(self) -> Connection:
-        self.start()
-        assert self._place is not None
-        return Connection(FixedPlace(*self._place), self._trust)
-
-    def expect_end(self) -> None:
-        """From now on the server may end: nobody is alarmed."""
-        self._ending = True
 
     # -- The server and its queue -------------------------------------------------------------------------------------
 
     def _start(self) -> None:
         check_commands(SYSTEMS[self.system])
         host = "0.0.0.0" if self._interface is None else interface_address(self._interface)
-        with server_socket(host, self._port) as listening:
-            port: int = listening.getsockname()[1]
-            descriptor = listening.fileno()
-            told = [] if self._told_address is None else ["--advertise", self._told_address]
-            self._server = start_process(
-                "server",
-                ["--log-level", "error", "--host", host, *told, "--listening-fd", str(descriptor)],
-                environment={"LOOM_KEY_FILE": str(self._key_file)},
-                pass_fds=(descriptor,),
-            )
-        self._place = _EVERYWHERE.get(host, host), port
-        self._says.say(f"the server listens on {address_line(host, port)}")
-        threading.Thread(target=self._watch_server, args=(self._server,), name="loom-watch", daemon=True).start()
+        told = [] if self._told_address is None else ["--advertise", self._told_address]
+        self._start_server(host, self._port, ["--log-level", "error", "--host", host, *told])
         self._is_started = True  # from here on it can be asked
         try:
             notes = decode_answer(self._question(AddQueue(self._options)), Said).notes
             self._is_added = True
             for note in notes:
                 self._says.say(note)
+            (queue,) = decode_answer(self._question(ListQueues()), Queues).queues
+            self._queue_id, self._queue_directory = queue.id, queue.directory
             self._scale()
         except LoomException as error:
             raise DeployError(str(error)) from None
 
-    def _question(self, question: AddQueue | ListQueues | RemoveQueue | ScaleQueue) -> bytes:
+    def _question(self, question: AddQueue | ListQueues | ScaleQueue) -> bytes:
         return self._ask().allocations(encode(question), _QUESTION_S)
 
     def _scale(self) -> None:
         each = self._options.n_workers
         minimum, maximum, idle_s = self._wanted
         self._question(ScaleQueue(self._options.name, minimum * each, maximum * each, idle_s))
-
-    def _watch_server(self, server: subprocess.Popen[bytes]) -> None:
-        status = server.wait()
-        if not self._ending:
-            reason = f"the server ended unexpectedly ({end_text(status)})"
-            self._says.complain(reason)
-            self._broken_by = LoomError(f"the {self.title} is broken: {reason}")
-            self._on_broken(self._broken_by)
 
     def _report(self) -> QueueReport | None:
         """What the server says of the queue; what is new of it is said on."""
@@ -216,8 +172,7 @@ class BatchCluster(Cluster):
         return None
 
     def _check_alive(self) -> None:
-        if self._broken_by is not None:
-            raise self._broken_by
+        super()._check_alive()
         self._report()
 
     def _nodes(self) -> tuple[int, list[Node]]:
@@ -228,16 +183,27 @@ class BatchCluster(Cluster):
             report = None
         if report is None:
             return self._wanted.minimum, []
-        nodes = [Node(job.id, "running" if job.state == "running" else "waiting", job.workers) for job in report.jobs]
+        nodes = [
+            Node(job.id, "running" if job.state == "running" else "waiting", job.workers, job.reason)
+            for job in report.jobs
+        ]
         return report.n_wanted, nodes
 
     def _close(self) -> None:
-        """The server cancels the jobs of its queues before it ends."""
-        self.expect_end()
+        """The server cancels the jobs of its queue before it ends; where it was killed, or did not come to it, that is
+        done here.
+        """
         if self._asker is not None:
             self._asker.close()
-        if self._server is not None:
-            end_processes([self._server])
+        super()._close()
+        if not self._queue_id or (self._broken_by is None and not os.path.exists(self._queue_directory)):
+            return
+        system = SYSTEMS[self.system]
+        try:
+            system.cancel(system.find(system.mark(self._options.name, self._queue_id)), at_once=True)
+        except DeployError as error:
+            self._says.complain(f"jobs may be left: {error}")
+        shutil.rmtree(self._queue_directory, ignore_errors=True)
 
 
 def _words(name: str, words: Sequence[str]) -> tuple[str, ...]:

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import os
+import re
 import time
 from collections.abc import Callable, Iterable, Sequence, Set
 from typing import Final
 
 from loom.deploy.batch.options import QueueOptions
-from loom.deploy.batch.system import BatchSystem, Job
+from loom.deploy.batch.system import BatchSystem, Job, job_log
 from loom.deploy.nodes import Node, Offer
 from loom.deploy.saying import Says
 from loom.errors import DeployError
 
 _MISSING: Final = 2  # so often in a row the batch system does not know a job before it is taken to be gone
+_NEWS_S: Final = 1.0  # after a submit the batch system is asked sooner: whether the job runs, or why it waits
 _END_S: Final = 10.0  # how long is waited for jobs that were cancelled
 _LOOK_S: Final = 0.25  # how often is looked meanwhile
+_LOG_BYTES: Final = 2048  # the end of a log, in which the last word is looked for
+_SAID_CHARS: Final = 300
+_NO_REASON: Final = re.compile(r"\S+ \S+ (DEBUG|INFO) ")  # a worker's log, when all was well
+_LAUNCHER: Final = re.compile(r"^(srun|slurmstepd): ")  # says that a worker has failed, which is known, and not why
 
 
 class Jobs:
@@ -81,7 +88,7 @@ class Jobs:
                 self._running_since.setdefault(id, now)
             if job.state == "ended":
                 del self.known[id]
-                self._ended.append(job)
+                self._ended.append(self._with_last_word(job))
                 self._changed()
             else:
                 self.known[id] = job
@@ -99,6 +106,21 @@ class Jobs:
                 return Job(id, "ended")  # its time was over, and where ended jobs are forgotten at once nobody says so
         return Job(id, "ended", story=f"is gone: {self._system.title} does not know it any more")
 
+    def _with_last_word(self, job: Job) -> Job:
+        """Why it has failed stands in its log, which may be gone when somebody wants to know."""
+        if not job.story:
+            return job
+        try:
+            with open(job_log(self._system, os.path.dirname(self._script), job.id), "rb") as log:
+                log.seek(max(0, log.seek(0, os.SEEK_END) - _LOG_BYTES))
+                lines = log.read().decode(errors="replace").splitlines()
+        except OSError:  # it did not come to that, or it is not seen from here yet
+            return job
+        said = [line.strip() for line in lines if line.strip() and not _LAUNCHER.match(line)]
+        if not said or _NO_REASON.match(said[-1]):
+            return job
+        return job._replace(story=f"{job.story}; its log ends with: {said[-1][:_SAID_CHARS]}")
+
     # -- For the keeper -----------------------------------------------------------------------------------------------
 
     def launch(self, count: int) -> None:
@@ -106,6 +128,7 @@ class Jobs:
             id = self._system.submit(self._options, self._script)
             self.known[id] = Job(id, "waiting")
             self.n_submitted += 1
+            self._look_at = min(self._look_at, self._now + _NEWS_S)
             self._changed()
             self._says.say(f"job {id} is submitted")
 

@@ -1,10 +1,11 @@
-"""PBS Professional and OpenPBS: the job script, and qsub, qstat, qselect, qdel. Tried with stand-ins of these only."""
+"""PBS Professional and OpenPBS: the job script, and qsub, qstat, qselect, qdel, qsig. Only stand-ins were tried."""
 
 from __future__ import annotations
 
 import json
 import shlex
 from collections.abc import Collection
+from contextlib import suppress
 from typing import Any, Final
 
 from loom.deploy.batch.options import QueueOptions
@@ -62,7 +63,7 @@ exit "$status"
 
 class PBS:
     title = "PBS"
-    commands = ("qsub", "qstat", "qselect", "qdel")
+    commands = ("qsub", "qstat", "qselect", "qdel", "qsig")
 
     def mark(self, queue: str, id: str) -> str:
         return f"loom-{id}"  # older ones take 15 signs
@@ -117,6 +118,9 @@ class PBS:
 
     def cancel(self, ids: Collection[str], at_once: bool = False) -> None:
         for id in sorted(ids):  # of several it gives one status
+            if at_once:
+                with suppress(DeployError):  # those that wait have nobody to tell
+                    run_command(["qsig", "-s", "SIGINT", id])
             try:
                 run_command(["qdel", id])
             except DeployError as error:

@@ -59,9 +59,12 @@ class JobReport(Struct, frozen=True):
 
 
 class QueueReport(Struct, frozen=True):
-    """`n_wanted`: jobs. `n_connected`: of its workers, those that are at the server. `problems`: latest last."""
+    """`id`: a number that no other queue has. `n_wanted`: jobs. `n_connected`: of its workers, those that are at the
+    server. `problems`: latest last.
+    """
 
     options: QueueOptions
+    id: str
     directory: str
     paused: bool
     removing: bool

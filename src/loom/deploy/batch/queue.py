@@ -168,6 +168,7 @@ class Queue:
     def report(self) -> QueueReport:
         return QueueReport(
             self.options,
+            self.id,
             self.directory,
             self.paused,
             self.removing,

@@ -51,13 +51,12 @@ _state_decoder: Final = msgspec.json.Decoder(list[KeptQueue])
 class BatchQueues:
     """The server's hook for allocation queues (`server.shell.AllocationQueues`).
 
-    `key_file` is where the server has its key from. `stay`: the server has a journal. `turn_s` is for tests.
+    `key_file` is where the server has its key from. `stay`: the server has a journal.
     """
 
-    def __init__(self, key_file: str | os.PathLike[str], *, stay: bool, turn_s: float = _TURN_S) -> None:
+    def __init__(self, key_file: str | os.PathLike[str], *, stay: bool) -> None:
         self._key_file = os.path.abspath(key_file)
         self._stay = stay
-        self._turn_s = turn_s
         self._here: Here | None = None
         self._queues: dict[str, Queue] = {}
         self._lock = threading.Lock()  # of the dict, of what is kept, and of what questions change
@@ -245,7 +244,7 @@ class BatchQueues:
                 _log.exception("a turn of the allocation queues failed")
             with self._awake:
                 if not (self._closing or self._woken):
-                    self._awake.wait(self._turn_s)
+                    self._awake.wait(min([_TURN_S, *(queue.options.poll_s for queue in queues)]))
 
     def _write_files(self, queue: Queue, here: Here) -> None:
         try:

@@ -51,8 +51,8 @@ case "$time_limit" in
   *) time_limit={time_limit} ;;
 esac
 
-exec srun --ntasks={n_workers} --cpus-per-task={cpus} --mpi=none --wait=0 --kill-on-bad-exit=0 --input=none \\
-  bash -c {inner} worker \\
+exec srun --ntasks={n_workers} --cpus-per-task={cpus} --export=ALL --mpi=none --wait=0 --kill-on-bad-exit=0 \\
+  --input=none bash -c {inner} worker \\
   {arguments}
 """
 
@@ -127,8 +127,8 @@ class Slurm:
         while rest:
             some, rest = rest[:_MOST_IDS], rest[_MOST_IDS:]
             if at_once:
-                with suppress(DeployError):  # those that wait have nobody to tell
-                    run_command(["scancel", "--quiet", "--signal=INT", *some])
+                with suppress(DeployError):  # one that waits has nobody to tell, and scancel would try for minutes
+                    run_command(["scancel", "--quiet", "--state=RUNNING", "--signal=INT", *some])
             run_command(["scancel", "--quiet", *some])
 
     def workers(self, job: str, count: int) -> tuple[str, ...]:

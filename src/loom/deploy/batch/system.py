@@ -16,6 +16,7 @@ from loom.errors import DeployError
 
 _COMMAND_S: Final = 60.0  # a batch system under load takes its time
 _SAID_CHARS: Final = 500
+_ID_IN_LOG: Final = re.compile(r"%j|\$\{PBS_JOBID%%\.\*\}")  # in the name of a log, for the batch system
 # A server that runs in a job itself must not pass that on, except for what says where the batch system is.
 _OF_A_JOB: Final = re.compile(r"SLURM_(?!CONF|CLUSTERS$|TIME_FORMAT$)|PBS_(O_|JOB|NODE|TASK|ENVIRONMENT|QUEUE|MOM)")
 
@@ -79,6 +80,11 @@ class BatchSystem(Protocol):
 
     def workers(self, job: str, count: int) -> tuple[str, ...]:
         """The names of the workers of a job."""
+
+
+def job_log(system: BatchSystem, directory: str, job: str) -> str:
+    """Where this one logs."""
+    return _ID_IN_LOG.sub(lambda found: job.partition(".")[0], system.log_file(directory))
 
 
 def run_command(command: Sequence[str]) -> str:

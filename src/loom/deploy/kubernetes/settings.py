@@ -132,4 +132,5 @@ def _check_number(what: str, number: int, least: int, most: int) -> None:
 
 def _at_least(what: str, size: int, least: int) -> None:
     if size < least:
-        raise LoomError(f"{what} is {size // MIB} MiB: give it at least {least // MIB} MiB")
+        has = f"{size // MIB} MiB" if size >= MIB else f"{size} bytes"
+        raise LoomError(f"{what} is {has}: give it at least {least // MIB} MiB")
