@@ -1,9 +1,10 @@
 """All workloads by name, in the order of the table."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Final, NamedTuple
 
-from benchmarks import alone, costs, graphs, memory, metg, objects, on_dask, on_ray
+from benchmarks import alone, costs, graphs, memory, metg, objects, on_engines
 from benchmarks.bench import Bench
 
 
@@ -17,16 +18,16 @@ WORKLOADS: Final[Mapping[str, Workload]] = {
     "W1t": Workload(graphs.w1t, "the same while a trace is written"),
     "W1j": Workload(graphs.w1j, "the same while the server writes a journal"),
     "W1e": Workload(graphs.w1e, "the same over encrypted links"),
-    "W1ray": Workload(on_ray.w1, "the same on a Ray cluster, beside Ray alone"),
-    "W1dask": Workload(on_dask.w1, "the same on a Dask cluster, beside Dask alone"),
+    "W1ray": Workload(partial(on_engines.w1, engine=on_engines.RAY), "the same on a Ray cluster, beside Ray alone"),
+    "W1dask": Workload(partial(on_engines.w1, engine=on_engines.DASK), "the same on a Dask cluster, beside Dask alone"),
     "W1u": Workload(graphs.w1u, "bag of uneven tasks: makespan over ideal"),
     "W2": Workload(graphs.w2, "many const and one merge"),
     "W3": Workload(graphs.w3, "chain of no-op Python tasks"),
     "W3n": Workload(graphs.w3n, "chain of light tasks"),
     "W4": Workload(graphs.w4, "binary tree of Python tasks"),
     "W5": Workload(graphs.w5, "stencil of Python tasks"),
-    "W5ray": Workload(on_ray.w5, "the same on a Ray cluster, beside Ray alone"),
-    "W5dask": Workload(on_dask.w5, "the same on a Dask cluster, beside Dask alone"),
+    "W5ray": Workload(partial(on_engines.w5, engine=on_engines.RAY), "the same on a Ray cluster, beside Ray alone"),
+    "W5dask": Workload(partial(on_engines.w5, engine=on_engines.DASK), "the same on a Dask cluster, beside Dask alone"),
     "W5n": Workload(graphs.w5n, "stencil of light tasks"),
     "W5b": Workload(metg.w5b, "METG(50 %): the smallest task at which the stencil is half efficient"),
     "W6": Workload(graphs.w6, "external programs"),

@@ -362,7 +362,7 @@ def _other_version(version: str | None) -> None:
 
 
 @pytest.mark.parametrize(
-    ("version", "said"), [(None, "has no hyperloom, and .* pip install"), ("0.0.1", "has hyperloom 0.0.1, and ")]
+    ("version", "said"), [(None, "has no hyperloom, and .* install Loom"), ("0.0.1", "has hyperloom 0.0.1, and ")]
 )
 def test_another_hyperloom_at_the_workers(two: Any, client: Any, version: str | None, said: str) -> None:
     one, other = list(client.scheduler_info()["workers"])

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from clusters import Processes, children, eventually, run_script
 from loom.client import Client, Task, tasks
 from loom.deploy import LocalCluster
 from loom.deploy.asking import Asker
-from loom.errors import ConnectError, DeployError, LoomError
+from loom.errors import ClientClosed, ConnectError, DeployError, LoomError
 
 
 @pytest.fixture(scope="module")
@@ -126,6 +127,30 @@ def test_twice_is_once_and_closed_is_closed() -> None:
     with pytest.raises(LoomError, match="is closed"):
         Client(cluster)
     assert cluster.status().workers == [] or not cluster.status().n_running
+
+
+def test_clients_are_closed_before_it() -> None:
+    """Who waits is told at once, and does not look for the server."""
+    cluster = LocalCluster(0, progress=False)
+    client = Client(cluster)
+    future = client.submit_one(tasks.run("/bin/true"))
+    told: list[LoomError] = []
+
+    def wait() -> None:
+        try:
+            future.wait()
+        except LoomError as error:
+            told.append(error)
+
+    waiting = threading.Thread(target=wait)
+    waiting.start()
+    began = time.monotonic()
+    cluster.close()
+    waiting.join()
+    assert time.monotonic() - began < 4
+    assert isinstance(told[0], ClientClosed)
+    with pytest.raises(LoomError, match="is no address"):
+        Client(LocalCluster)  # type: ignore[arg-type]
 
 
 def test_terminating_closes_it() -> None:

@@ -60,7 +60,7 @@ def find_server(
         own = {} if key_file is None else {"key_file": key_file}
         cluster = getattr(import_module(module), name).from_url(address, **own)
         return Found(*cluster.connection(), cluster)
-    if not hasattr(address, "connection"):
+    if isinstance(address, type) or not hasattr(address, "connection"):
         raise ConnectError(
             f"{address!r:.200} is no address: write the name of a host, or give a cluster of loom.deploy"
         )

@@ -160,9 +160,11 @@ class Cluster(ABC):
         """For clients; starts the cluster where nobody has."""
 
     def close(self) -> None:
-        """End everything. Twice is once."""
+        """End everything, after the clients that use it. Twice is once."""
         if self._pid != os.getpid():  # before the locks: a thread of the parent may have held them
             return
+        for client in list(self._clients):  # they would look for their server else, and wait for it
+            client.close()
         with self._close_lock:
             with self._state_lock:
                 if self._is_closed:
@@ -178,7 +180,7 @@ class Cluster(ABC):
         self._close()
 
     def used_by(self, client: Client) -> None:
-        """When Python ends, it is closed before this cluster is."""
+        """The client is closed before this cluster is."""
         self._clients.add(client)
 
     def __enter__(self) -> Self:
@@ -311,8 +313,6 @@ def close_all_first() -> None:
 def _close_all() -> None:
     for cluster in list(_started):
         try:
-            for client in list(cluster._clients):
-                client.close()
             cluster.close()
         except LoomException as error:  # the others are to end, too
             _log.error("%s", error)

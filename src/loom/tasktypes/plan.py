@@ -231,7 +231,10 @@ def _config(task: Task) -> bytes:
     if not isinstance(config, bytes):
         raise InvalidPlan(f"{name_of(task)}: its configuration is neither bytes nor str but {type(config).__name__}")
     if len(config) > MAX_CONFIG_BYTES:
-        raise InvalidPlan(f"{name_of(task)}: its configuration has {len(config)} bytes (limit {MAX_CONFIG_BYTES})")
+        raise InvalidPlan(
+            f"{name_of(task)}: its configuration has {len(config)} bytes (limit {MAX_CONFIG_BYTES}); larger data comes "
+            "from a file (tasks.open), or from several const joined by merge"
+        )
     return config
 
 
