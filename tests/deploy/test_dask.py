@@ -329,7 +329,7 @@ def test_what_is_no_dask() -> None:
 
 def test_dask_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "distributed", None)
-    with pytest.raises(DeployError, match=r"pip install 'hyperloom\[dask\]'"):
+    with pytest.raises(DeployError, match=r"pip install distributed"):
         DaskCluster("tcp://127.0.0.1:1")
 
 
