@@ -16,11 +16,12 @@ from loom.cli.options import serving_options, trust_options
 from loom.cli.supervisor import supervise
 from loom.cli.values import checked_duration, checked_size
 from loom.errors import LoomError
+from loom.executors.deaths import NOT_LOADED_STATUS
 from loom.limits import DRAIN_TIMEOUT_S, MAX_CPUS, MAX_PEER_CHARS
 from loom.net.places import FilePlace, FixedPlace, Place
 from loom.net.serving import Serving
 from loom.net.trust import find_trust
-from loom.plugins.chosen import NOT_LOADED_STATUS, Plugins
+from loom.plugins.chosen import Plugins
 from loom.plugins.describing import Description, describe
 from loom.plugins.discovery import installed_plugins
 from loom.plugins.loading import PluginError

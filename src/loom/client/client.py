@@ -102,10 +102,11 @@ class Client:
         self._session_name = "" if session is None else check_name(session, "session")
         self._farewell = Leave() if self._session_name else Close(terminate=address is None)
         self._closed = False
-        from loom.client.clusters import find_server
-        from loom.client.engine import Engine  # an event loop and more, which building plans does without
+        from loom.client.clusters import find_server  # an event loop and more, which building plans does without
 
         place, trust, self._cluster = find_server(address, port, offered, key_file, tls, insecure)
+        from loom.client.engine import Engine  # while the processes of a cluster start
+
         if self._cluster is not None:
             self._cluster.on_broken(self._results.broken)
         own = (self._session_name, describe_process(), take_over)

@@ -16,8 +16,7 @@ from contextlib import suppress
 from typing import Final
 
 from loom.deploy.processes import end_processes, start_process
-from loom.executors.deaths import end_text
-from loom.plugins.chosen import NOT_LOADED_STATUS
+from loom.executors.deaths import NOT_LOADED_STATUS, end_text
 
 _log = logging.getLogger(__name__)
 

@@ -16,8 +16,7 @@ from loom.deploy.nodes import Node, Offer
 from loom.deploy.offers import check_plugins, memory_option, offered, plugin_options
 from loom.deploy.processes import end_processes, start_process
 from loom.deploy.serving import KeptCluster
-from loom.executors.deaths import end_text
-from loom.plugins.chosen import NOT_LOADED_STATUS
+from loom.executors.deaths import NOT_LOADED_STATUS, end_text
 
 _SOON_S: Final = 3.0  # a worker that ends earlier than this after its start has a lasting reason
 _QUICK_ENDS: Final = 3  # so many and it is not started again

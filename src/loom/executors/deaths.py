@@ -3,6 +3,9 @@
 import os
 import signal
 from contextlib import suppress
+from typing import Final
+
+NOT_LOADED_STATUS: Final = 78  # exit status of a worker that cannot load its plugins: to start it again is no use
 
 
 def signal_text(number: int) -> str:

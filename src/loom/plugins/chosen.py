@@ -7,7 +7,6 @@ from msgspec import Struct
 
 LOAD: Final = "--load"
 LOAD_NATIVE: Final = "--load-native"
-NOT_LOADED_STATUS: Final = 78  # exit status of a worker that cannot load its plugins: to start it again is no use
 
 
 class Plugins(Struct, frozen=True):
