@@ -116,6 +116,8 @@ class TestAFixedNumber:
         world.turn()
         assert world.retired == ["w1"]
         world.turn(after_s=1000)
+        assert world.provider.ended == [], "it says that it is leaving"
+        world.keeper.turn(Load(0, [], [], 0), world.now)
         assert world.provider.ended == ["1"]
 
     def test_nobody_goes_while_the_server_does_not_answer(self) -> None:

@@ -84,9 +84,9 @@ class Keeper:
                     self._pause_s = 0.0
                     self._n_quick = 0
         self.nodes = [node for node in found if node.state != "ended"]
-        self._end_overdue(now)
-        staying = [node for node in self.nodes if node.id not in self._leaving_since]
         workers = self._look(load, now)
+        self._end_overdue(workers, now)
+        staying = [node for node in self.nodes if node.id not in self._leaving_since]
         self._ask_again(workers)
         wanted = self.wanted
         if wanted.is_fixed:
@@ -231,8 +231,11 @@ class Keeper:
         except LoomException as error:
             self._says.complain(f"the server could not be told that workers are to go: {error}")
 
-    def _end_overdue(self, now: float) -> None:
-        overdue = [node for node in self.nodes if now - self._leaving_since.get(node.id, now) > _LEAVE_S]
+    def _end_overdue(self, workers: dict[str, WorkerLoad], now: float) -> None:
+        """But for those whose workers say that they are leaving: they know how long they may take."""
+        leaving = {name for name, worker in workers.items() if worker.leaving}
+        late = [node for node in self.nodes if now - self._leaving_since.get(node.id, now) > _LEAVE_S]
+        overdue = [node for node in late if leaving.isdisjoint(node.workers)]
         if overdue:
             self._provider.end(overdue)
 
