@@ -1,6 +1,7 @@
 """What queues consist of, without a batch system: scripts, what is read of commands' answers, jobs that vanish."""
 
 import subprocess
+import sys
 from collections.abc import Collection
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from click.testing import CliRunner
 from loom.cli.alloc import alloc
 from loom.deploy.batch import pbs, slurm, system
 from loom.deploy.batch.jobs import Jobs
+from loom.deploy.batch.late import LateQueues
 from loom.deploy.batch.options import QueueOptions, check_options
 from loom.deploy.batch.pbs import PBS
 from loom.deploy.batch.questions import AddQueue, ListQueues, decode_answer, decode_question, encode
@@ -19,6 +21,7 @@ from loom.deploy.batch.system import Files, Job, own_environment
 from loom.deploy.nodes import Node
 from loom.deploy.saying import Says
 from loom.errors import DeployError, LoomError
+from loom.messages import Load
 
 GOLDEN = Path(__file__).parent / "golden"
 FILES = Files("/home/me/queues/main-1a2b3c", "/home/me/queues/main-1a2b3c/address", "/home/me/.config/loom/key")
@@ -242,3 +245,18 @@ def test_commands_that_fail_say_why(arguments: list[str], said: str) -> None:
     result = CliRunner().invoke(alloc, arguments)
     assert result.exit_code != 0
     assert said in result.output
+
+
+def test_a_server_without_queues_imports_nothing_for_them() -> None:
+    code = "import sys, loom.cli.server; print([m for m in sys.modules if m.startswith('loom.deploy.batch.')])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "['loom.deploy.batch.late']"
+
+
+def test_a_server_that_stops_makes_no_queues(tmp_path: Path) -> None:
+    queues = LateQueues(tmp_path / "key", stay=False)
+    queues.start(b"", lambda state: None, lambda: Load(0, [], [], 0), lambda names: None)
+    queues.listens_at("127.0.0.1", 9010)
+    queues.close()
+    with pytest.raises(LoomError, match="the server stops"):
+        queues.ask(b"{}")

@@ -11,7 +11,7 @@ from loom import __version__
 from loom.cli.daemon import LOG_LEVELS, run_daemon, set_up_log, stop_on_signals
 from loom.cli.options import listening_options, trust_options
 from loom.cli.values import checked_size
-from loom.deploy.batch.queues import BatchQueues
+from loom.deploy.batch.late import LateQueues
 from loom.limits import CRASH_LIMIT, LINEAGE_BYTES, LINK_SILENCE_S, REATTACH_S
 from loom.net.interfaces import usual_address
 from loom.net.places import remove_address, write_address
@@ -138,7 +138,7 @@ def main(
 
     async def serve() -> None:
         trust = find_trust(key_file, tls=tls, insecure=insecure)
-        queues = BatchQueues(key_path(key_file), stay=journal is not None)
+        queues = LateQueues(key_path(key_file), stay=journal is not None)
         limits = worker_timeout, crash_limit, lineage_limit
         shell = ServerShell(trust, *limits, journal, reattach_timeout, allocations=queues)
         sock = socket.socket(fileno=listening_fd) if listening_fd is not None else None
