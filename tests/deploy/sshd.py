@@ -11,7 +11,11 @@ from typing import Any
 import psutil
 
 from clusters import LEAVE_S, eventually
+from loom.client import tasks
 from loom.deploy import SSHCluster
+
+HERE = ("sh", "-c", 'set -- $SSH_CONNECTION; echo "$3"')  # the address at which ssh came in
+MEET = ("sh", "-c", 'touch "$1/$2"; until [ -e "$1/a" ] && [ -e "$1/b" ]; do sleep 0.02; done', "meet")
 
 PRIVILEGES = Path("/run/sshd")  # sshd wants this directory, empty, where root starts it
 
@@ -146,3 +150,14 @@ class Hosts:
         self.assert_nothing_left()
         for server in self.servers:
             server.stop()
+
+
+def meeting(place: Path) -> list[Any]:
+    """Tasks that end when both run at the same time, and say where they did."""
+    place.mkdir()
+    both = [tasks.run((*MEET, str(place), name)) for name in "ab"]
+    return [tasks.run(HERE, inputs=[(one, None)]) for one in both]
+
+
+def told(cluster: SSHCluster) -> str:
+    return "\n".join(cluster.status().problems)

@@ -17,7 +17,9 @@ from clusters import Processes, children, eventually, run_script
 from loom.client import Client, Task, tasks
 from loom.deploy import LocalCluster
 from loom.deploy.asking import Asker
+from loom.deploy.cluster import Connection
 from loom.errors import ClientClosed, ConnectError, DeployError, LoomError
+from loom.net.places import CalledPlace
 
 
 @pytest.fixture(scope="module")
@@ -151,6 +153,21 @@ def test_clients_are_closed_before_it() -> None:
     assert isinstance(told[0], ClientClosed)
     with pytest.raises(LoomError, match="is no address"):
         Client(LocalCluster)  # type: ignore[arg-type]
+
+
+def test_a_place_that_takes_too_long() -> None:
+    with LocalCluster(0, progress=False) as cluster:
+        trust = cluster.connection().trust
+        known = threading.Event()
+
+        def ask() -> tuple[str, int]:
+            known.wait(10)
+            return "127.0.0.1", 1
+
+        cluster.connection = lambda: Connection(CalledPlace(ask, "engine"), trust)  # type: ignore[method-assign]
+        with pytest.raises(ConnectError, match=r"engine has not said within 0\.2 s where the server is"):
+            Client(cluster, connect_timeout_s=0.2)
+        known.set()
 
 
 def test_terminating_closes_it() -> None:

@@ -3,20 +3,16 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
 from needs import needs
-from sshd import Hosts
+from sshd import HERE, Hosts, meeting, told
 
 from clusters import eventually
 from loom.client import Client, tasks
 from loom.deploy import SSHCluster
 from loom.errors import LoomError
-
-HERE = ("sh", "-c", 'set -- $SSH_CONNECTION; echo "$3"')  # the address at which ssh came in
-MEET = ("sh", "-c", 'touch "$1/$2"; until [ -e "$1/a" ] && [ -e "$1/b" ]; do sleep 0.02; done', "meet")
 
 
 @pytest.fixture(scope="module")
@@ -43,17 +39,6 @@ def client(cluster: SSHCluster) -> Iterator[Client]:
     cluster.wait(2, 30)
     with Client(cluster) as client:
         yield client
-
-
-def meeting(place: Path) -> list[Any]:
-    """Tasks that end when both run at the same time, and say where they did."""
-    place.mkdir()
-    both = [tasks.run((*MEET, str(place), name)) for name in "ab"]
-    return [tasks.run(HERE, inputs=[(one, None)]) for one in both]
-
-
-def told(cluster: SSHCluster) -> str:
-    return "\n".join(cluster.status().problems)
 
 
 def test_tasks_run_on_both_hosts(client: Client, tmp_path: Path) -> None:

@@ -11,16 +11,12 @@ from typing import Any
 import psutil
 import pytest
 from needs import needs
-from sshd import Hosts, Sshd, client_options, make_key
+from sshd import HERE, Hosts, Sshd, client_options, make_key, meeting, told
 
 from clusters import children, eventually, run_script
 from loom.client import Client, tasks
-from loom.deploy import SSHCluster
 from loom.errors import DeployError
 from loom.wire.keys import new_key
-
-HERE = ("sh", "-c", 'set -- $SSH_CONNECTION; echo "$3"')  # the address at which ssh came in
-MEET = ("sh", "-c", 'touch "$1/$2"; until [ -e "$1/a" ] && [ -e "$1/b" ]; do sleep 0.02; done', "meet")
 
 
 @pytest.fixture(scope="module")
@@ -30,17 +26,6 @@ def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
     hosts = Hosts(tmp_path_factory.mktemp("ssh"))
     yield hosts
     hosts.stop()
-
-
-def meeting(place: Path) -> list[Any]:
-    """Tasks that end when both run at the same time, and say where they did."""
-    place.mkdir()
-    both = [tasks.run((*MEET, str(place), name)) for name in "ab"]
-    return [tasks.run(HERE, inputs=[(one, None)]) for one in both]
-
-
-def told(cluster: SSHCluster) -> str:
-    return "\n".join(cluster.status().problems)
 
 
 def test_as_many_as_there_is_work_for(hosts: Hosts, tmp_path: Path) -> None:

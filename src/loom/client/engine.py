@@ -229,6 +229,9 @@ class Engine:
         except ConnectError as error:
             self._first_error = error
             self._add(Disconnected(str(error)))
+        except TimeoutError:  # of the place: `connect` has words of its own
+            self._first_error = ConnectError(f"{self._place} has not said within {timeout_s:g} s where the server is")
+            self._add(Disconnected(str(self._first_error)))
         except Exception as error:  # an address that is none, say: nobody else would hear of it
             self._first_error = ConnectError(f"cannot connect to {self._where}: {error!r}")
             self._add(Disconnected(str(self._first_error)))
